@@ -37,10 +37,16 @@ int token_result(CK_RV rv, const char *call, const char *what);
 
 /* Attribute helpers: {type, address, size}. The templates they go in are not const, because
  * Cryptoki's prototypes are not. */
-#define ATTRIBUTE(type, variable) {(type), &(variable), sizeof(variable)}
-#define ATTRIBUTE_BYTES(type, address, length) {(type), (address), (length)}
+#define ATTRIBUTE(type, variable)                                                                  \
+    {                                                                                              \
+        (type), &(variable), sizeof(variable)                                                      \
+    }
+#define ATTRIBUTE_BYTES(type, address, length)                                                     \
+    {                                                                                              \
+        (type), (address), (length)                                                                \
+    }
 
-extern CK_BBOOL token_true;  /* for ATTRIBUTE(CKA_..., token_true) */
+extern CK_BBOOL token_true; /* for ATTRIBUTE(CKA_..., token_true) */
 extern CK_BBOOL token_false;
 
 /* Objects that match the template: at most size handles, *ret_count the number found. */

@@ -5,7 +5,7 @@
 #include <stdint.h>
 
 enum {
-    SPKI_DER_MAX = 640,    /* bytes: an RSA-4096 SubjectPublicKeyInfo has 550 */
+    SPKI_DER_MAX = 640,     /* bytes: an RSA-4096 SubjectPublicKeyInfo has 550 */
     SPKI_MODULUS_MAX = 512, /* bytes: RSA-4096 */
     SPKI_EXPONENT_MAX = 8,
 };
