@@ -3,6 +3,7 @@
 
 /* The CK_* side of hsm/token.h: for the files of hsm/ and the terminal's PKCS#11 module. */
 
+#include <pthread.h>
 #include <stdatomic.h>
 
 #include <p11-kit/pkcs11.h>
@@ -16,6 +17,7 @@ struct token {
     CK_FUNCTION_LIST *cryptoki;
     CK_SLOT_ID slot;
     CK_SESSION_HANDLE keeper_session; /* stays open: closing the last session logs out */
+    pthread_mutex_t creation; /* SoftHSM: C_GenerateKey beside C_FindObjects fails (design 12) */
     _Atomic uint64_t calls;
 };
 

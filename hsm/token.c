@@ -127,6 +127,7 @@ int token_load(const char *module, char *const *environment, size_t environment_
     struct token *token = calloc(1, sizeof(*token));
     if (!token)
         return fail(FAIL_MEMORY, "no memory for the token");
+    pthread_mutex_init(&token->creation, NULL);
     if ((rc = load_module(token, module)) == 0) {
         CK_C_INITIALIZE_ARGS arguments = {.flags = CKF_OS_LOCKING_OK};
         rc = token_result(TOKEN_CALL(token, C_Initialize, &arguments), "C_Initialize", module);
@@ -240,7 +241,7 @@ int token_initialise(struct token *token, const char *label, const char *so_pin,
 {
     CK_UTF8CHAR padded[TOKEN_LABEL_MAX];
     CK_UTF8CHAR bytes[TOKEN_PIN_MAX];
-    CK_SLOT_ID slot;
+    CK_SLOT_ID slot = 0;
     int rc = token_find(token, label);
 
     if (rc == 0)
@@ -341,8 +342,8 @@ int token_destroy(struct token_session *session, token_handle object)
                         "C_DestroyObject", "token object");
 }
 
-int token_search(struct token_session *session, CK_ATTRIBUTE *attributes, CK_ULONG count,
-                 token_handle *ret_handles, size_t size, size_t *ret_count)
+static int search(struct token_session *session, CK_ATTRIBUTE *attributes, CK_ULONG count,
+                  token_handle *ret_handles, size_t size, size_t *ret_count)
 {
     struct token *token = session->token;
     CK_ULONG found = 0;
@@ -360,6 +361,15 @@ int token_search(struct token_session *session, CK_ATTRIBUTE *attributes, CK_ULO
     TOKEN_CALL(token, C_FindObjectsFinal, session->handle);
     if (rc == 0)
         *ret_count = total;
+    return rc;
+}
+
+int token_search(struct token_session *session, CK_ATTRIBUTE *attributes, CK_ULONG count,
+                 token_handle *ret_handles, size_t size, size_t *ret_count)
+{
+    pthread_mutex_lock(&session->token->creation);
+    int rc = search(session, attributes, count, ret_handles, size, ret_count);
+    pthread_mutex_unlock(&session->token->creation);
     return rc;
 }
 
