@@ -24,7 +24,7 @@ enum house_kind {
     HOUSE_LISTEN,       /* to the listener, with a listening TCP socket */
     HOUSE_CHANNEL,      /* to both, with an end of the request channel; replaces the one before */
     HOUSE_CONTROL,      /* to the keeper, with the listening control socket (UNIX, stream) */
-    HOUSE_CONTROL_PEER, /* to a private keeper, with one connected control stream; it ends with it */
+    HOUSE_CONTROL_PEER, /* to a private keeper, with a connected control stream; ends with it */
     HOUSE_STOP,         /* to both: finish what is in flight, then exit 0 */
     HOUSE_READY,        /* from both: serving */
 };
@@ -35,6 +35,7 @@ struct listener_settings {
     uint32_t handshake_ms;           /* from accept, absolute */
     uint32_t stop_ms;                /* after HOUSE_STOP */
     uint32_t retry_after;            /* seconds, told with busy */
+    uint32_t log_level;              /* enum log_level */
     uint32_t user, group;            /* to become after set-up, when caged */
     uint32_t caged;                  /* 1: chroot (unless empty) and drop to user:group */
     char chroot[256];
@@ -89,7 +90,8 @@ struct keeper_answer {
 };
 
 /* Whole structs; an answer is sent without the unused end of message. Non-blocking descriptors:
- * FAIL_BUSY when it would wait. FAIL_CLOSED at the end, FAIL_MALFORMED for a wrong size. */
+ * FAIL_BUSY when it would wait. FAIL_CLOSED at the end, FAIL_MALFORMED for a wrong size. A
+ * request received has a kind of the list, a valid SN and lengths within their arrays. */
 int channel_send_request(int fd, const struct keeper_request *request);
 int channel_receive_request(int fd, struct keeper_request *ret_request);
 int channel_send_answer(int fd, const struct keeper_answer *answer);
