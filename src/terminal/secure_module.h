@@ -20,7 +20,8 @@ struct secure_module {
     /* len random bytes, for Rnd1 (S301). */
     int (*random)(void *context, uint8_t *ret_bytes, size_t len);
 
-    /* C2' = E[TKP_Pu, Rnd2...] (S306) for this Rnd2 and transcript H. ret_c2 holds RSA_BLOCK_MAX. */
+    /* C2' = E[TKP_Pu, Rnd2...] (S306) for this Rnd2 and transcript H. ret_c2 holds RSA_BLOCK_MAX.
+     */
     int (*c2)(void *context, const uint8_t rnd2[static RND_LEN], const uint8_t h[static DIGEST_LEN],
               uint8_t *ret_c2, size_t *ret_len);
 
