@@ -11,8 +11,8 @@
 enum { AUDIT_EVENT_MAX = 32, AUDIT_ACTOR_MAX = 96, AUDIT_DETAIL_MAX = 256, AUDIT_HASH_LEN = 32 };
 
 struct audit_record {
-    int64_t seq; /* from 1, without a gap; given by audit_append() */
-    int64_t at;  /* seconds since 1970 */
+    int64_t seq;                       /* from 1, without a gap; given by audit_append() */
+    int64_t at;                        /* seconds since 1970 */
     char event[AUDIT_EVENT_MAX + 1];   /* "delivered", "confirmed", "refused", "added", ... */
     char sn[SN_MAX + 1];               /* empty: about no terminal */
     char actor[AUDIT_ACTOR_MAX + 1];   /* "10.0.0.7:5021", "uid 0 (root)" */

@@ -90,7 +90,7 @@ int registry_count(struct registry *registry, int64_t *ret_count);
 
 /* --- changes: between registry_begin() and registry_commit() --- */
 
-int registry_begin(struct registry *registry); /* BEGIN IMMEDIATE; FAIL_BUSY after its time-out */
+int registry_begin(struct registry *registry);  /* BEGIN IMMEDIATE; FAIL_BUSY after its time-out */
 int registry_commit(struct registry *registry); /* durable when it returns 0 */
 void registry_rollback(struct registry *registry);
 
@@ -124,7 +124,7 @@ int registry_reopen(struct registry *registry, const char *sn);
 size_t registry_seal_input(const struct terminal *terminal,
                            uint8_t ret_bytes[static SEAL_INPUT_MAX]);
 
-const char *terminal_state_name(enum terminal_state state);   /* "enabled", "disabled" */
+const char *terminal_state_name(enum terminal_state state);    /* "enabled", "disabled" */
 const char *delivery_status_name(enum delivery_status status); /* "none", "ready", ... */
 
 #endif

@@ -1,0 +1,158 @@
+#include "db/registry.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/fail.h"
+#include "common/file.h"
+#include "db/migrate.h"
+#include "db/statement.h"
+
+enum { BUSY_MS = 2000 }; /* how long a writer waits for another one */
+
+static int not_there(const char *path)
+{
+    return fail(FAIL_CONFIG, "there is no registry at %s: `tmkctl init` makes one", path);
+}
+
+/* Made empty here, because SQLite would make it readable for all; -wal and -shm get its mode. */
+static int make_file(const char *path)
+{
+    int rc = file_create(path, 0600, NULL, 0);
+    return rc == FAIL_EXISTS ? 0 : rc;
+}
+
+static int open_file(struct registry *registry)
+{
+    int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_EXRESCODE;
+    if (sqlite3_open_v2(registry->path, &registry->db, flags, NULL) == SQLITE_OK)
+        return 0;
+    if (!registry->db)
+        return fail(FAIL_MEMORY, "no memory for registry %s", registry->path);
+    if (sqlite3_system_errno(registry->db) == ENOENT)
+        return not_there(registry->path);
+    return sqlite_fail(registry->db, registry->path, "open");
+}
+
+/* What holds for this connection; SQLite keeps none of it in the file. */
+static int configure(const struct registry *registry, enum registry_mode mode)
+{
+    if (sqlite3_busy_timeout(registry->db, BUSY_MS) ||
+        sqlite3_db_config(registry->db, SQLITE_DBCONFIG_DEFENSIVE, 1, NULL))
+        return sqlite_fail(registry->db, registry->path, "configure");
+    int rc = sqlite_run(registry->db, registry->path,
+                        "PRAGMA synchronous = FULL;"
+                        "PRAGMA foreign_keys = ON;"
+                        "PRAGMA trusted_schema = OFF;"
+                        "PRAGMA cell_size_check = ON");
+    if (rc == 0 && mode == REGISTRY_READ)
+        rc = sqlite_run(registry->db, registry->path, "PRAGMA query_only = ON");
+    return rc;
+}
+
+static int is_wal(sqlite3 *db)
+{
+    sqlite3_stmt *statement = NULL;
+    int wal = sqlite3_prepare_v2(db, "PRAGMA journal_mode = WAL", -1, &statement, NULL) == 0 &&
+              sqlite3_step(statement) == SQLITE_ROW &&
+              strcmp((const char *)sqlite3_column_text(statement, 0), "wal") == 0;
+    sqlite3_finalize(statement);
+    return wal;
+}
+
+static int bring_up_to_date(const struct registry *registry, enum registry_mode mode)
+{
+    int version = 0;
+    int rc = schema_version(registry->db, registry->path, &version);
+    if (rc)
+        return rc;
+    if (version == 0 && mode != REGISTRY_CREATE)
+        return not_there(registry->path);
+    if (mode == REGISTRY_READ && version < migrations_count)
+        return fail(FAIL_CONFIG, "registry %s has schema %d of %d: start tmkd to bring it up",
+                    registry->path, version, migrations_count);
+    if (mode == REGISTRY_READ)
+        return 0;
+    if (!is_wal(registry->db))
+        return sqlite_fail(registry->db, registry->path, "write-ahead log");
+    return version < migrations_count ? schema_migrate(registry->db, registry->path) : 0;
+}
+
+int registry_open(const char *path, enum registry_mode mode, struct registry **ret_registry)
+{
+    struct registry *registry = calloc(1, sizeof(*registry));
+    if (registry)
+        registry->path = strdup(path);
+    int rc = registry && registry->path ? 0 : fail(FAIL_MEMORY, "no memory for registry %s", path);
+
+    if (rc == 0 && mode == REGISTRY_CREATE)
+        rc = make_file(path);
+    if (rc == 0)
+        rc = open_file(registry);
+    if (rc == 0)
+        rc = configure(registry, mode);
+    if (rc == 0)
+        rc = bring_up_to_date(registry, mode);
+    if (rc == 0) {
+        *ret_registry = registry;
+        registry = NULL;
+    }
+    registry_close(registry);
+    return rc;
+}
+
+void registry_close(struct registry *registry)
+{
+    if (!registry)
+        return;
+    for (size_t i = 0; i < QUERIES; i++)
+        sqlite3_finalize(registry->prepared[i]);
+    sqlite3_close(registry->db); /* rolls back what is open */
+    free(registry->path);
+    free(registry);
+}
+
+int registry_begin(struct registry *registry)
+{
+    registry->unsealed = 0;
+    return sqlite_run(registry->db, registry->path, "BEGIN IMMEDIATE");
+}
+
+int registry_commit(struct registry *registry)
+{
+    int rc = 0;
+    if (registry->unsealed)
+        rc = fail(FAIL_REGISTRY, "registry %s: the audit log is not sealed; nothing was changed",
+                  registry->path);
+    if (rc == 0)
+        rc = sqlite_run(registry->db, registry->path, "COMMIT");
+    if (rc)
+        registry_rollback(registry);
+    return rc;
+}
+
+void registry_rollback(struct registry *registry)
+{
+    registry->unsealed = 0;
+    sqlite_undo(registry->db);
+}
+
+int registry_part_begin(struct registry *registry)
+{
+    if (sqlite3_get_autocommit(registry->db)) /* there, SAVEPOINT would begin a transaction */
+        return fail(FAIL_REGISTRY, "registry %s: no transaction is open", registry->path);
+    return sqlite_run(registry->db, registry->path, "SAVEPOINT part");
+}
+
+int registry_part_keep(struct registry *registry)
+{
+    return sqlite_run(registry->db, registry->path, "RELEASE part");
+}
+
+/* When the part cannot be undone alone, the whole transaction is: its commit then fails. */
+void registry_part_undo(struct registry *registry)
+{
+    if (sqlite_run(registry->db, registry->path, "ROLLBACK TO part; RELEASE part"))
+        registry_rollback(registry);
+}
