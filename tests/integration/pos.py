@@ -7,7 +7,6 @@ one out, do it twice or change what it gives. download() is the honest sequence 
 import os
 from datetime import datetime, timezone
 
-from asn1crypto import x509 as asn1_x509
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
@@ -166,14 +165,3 @@ def download(terminal, address, timeout=20):
         link.send(terminal.confirm())
         terminal.take_done(link.receive())
     return terminal
-
-
-def parse_certificate(pem):
-    return x509.load_pem_x509_certificate(pem)
-
-
-def asn1_certificate(certificate):
-    """The same certificate for a wire message."""
-    from cryptography.hazmat.primitives.serialization import Encoding
-
-    return asn1_x509.Certificate.load(certificate.public_bytes(Encoding.DER))

@@ -52,14 +52,31 @@ class TMKInfo(core.Sequence):
     _fields = [("type", TMKType), ("version", core.Integer), ("kcv", core.OctetString)]
 
 
-class AlgorithmIdentifier(core.Sequence):
-    _fields = [("algorithm", core.ObjectIdentifier), ("parameters", core.Any)]
+class HashAlgorithm(core.Sequence):
+    _fields = [("algorithm", core.ObjectIdentifier), ("parameters", core.Null)]
+
+
+class MaskGenAlgorithm(core.Sequence):
+    _fields = [("algorithm", core.ObjectIdentifier), ("parameters", HashAlgorithm)]
+
+
+class OAEPParameters(core.Sequence):
+    _fields = [
+        ("hash", HashAlgorithm, {"explicit": 0, "optional": True}),
+        ("maskGen", MaskGenAlgorithm, {"explicit": 1, "optional": True}),
+    ]
+
+
+class Transport(core.Sequence):
+    """AlgorithmIdentifier; the only one there is here is RSAES-OAEP (RFC 4055 4.1)."""
+
+    _fields = [("algorithm", core.ObjectIdentifier), ("parameters", OAEPParameters)]
 
 
 class Delivery(core.Sequence):
     _fields = [
         ("ctmk", core.OctetString),
-        ("transport", AlgorithmIdentifier),
+        ("transport", Transport),
         ("tmk", TMKInfo),
     ]
 
@@ -92,7 +109,7 @@ class Message(core.Choice):
     ]
 
 
-# RSAES-OAEP as an AlgorithmIdentifier (RFC 4055 4.1), SHA-1 being the default that DER leaves out.
+# What Transport can be; SHA-1 is the default of each field, which DER leaves out.
 TRANSPORT_DER = {
     "sha1": bytes.fromhex("300d06092a864886f70d0101073000"),
     "sha256": bytes.fromhex(
