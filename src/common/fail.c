@@ -68,6 +68,23 @@ int fail_in(int code, const char *format, ...)
     return code;
 }
 
+const char *fail_name(int code)
+{
+    static const char *const names[] = {
+        [-FAIL_SYSTEM] = "system",       [-FAIL_MEMORY] = "memory",
+        [-FAIL_MALFORMED] = "malformed", [-FAIL_VERSION] = "version",
+        [-FAIL_NOT_FOUND] = "not_found", [-FAIL_EXISTS] = "exists",
+        [-FAIL_REFUSED] = "refused",     [-FAIL_BUSY] = "busy",
+        [-FAIL_TOKEN] = "token",         [-FAIL_TOKEN_LOST] = "token_lost",
+        [-FAIL_REGISTRY] = "registry",   [-FAIL_CRYPTO] = "crypto",
+        [-FAIL_CONFIG] = "config",       [-FAIL_SEAL] = "seal",
+        [-FAIL_CLOSED] = "closed",
+    };
+    if (code >= 0 || (size_t)-code >= sizeof(names) / sizeof(names[0]))
+        return "failed";
+    return names[-code];
+}
+
 const char *fail_text(void)
 {
     return sentence[0] ? sentence : "no failure was recorded";
