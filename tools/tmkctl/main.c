@@ -1,0 +1,211 @@
+/* tmkctl: set-up, certificates, terminals, keys and audit of a tmkd, through its keeper. */
+
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "common/fail.h"
+#include "tools/tmkctl/command.h"
+#include "tools/tmkctl/output.h"
+
+enum { EXIT_DONE = 0, EXIT_REFUSED = 1, EXIT_USAGE = 2 };
+
+static const struct command commands[] = {
+    {"init", NULL,
+     OPTION_BIT(OPTION_EMBEDDED) | OPTION_BIT(OPTION_PRKS) | OPTION_BIT(OPTION_TMK_STORE) |
+         OPTION_BIT(OPTION_LISTEN),
+     "make a server's keys; --embedded DIR: a whole server",
+     "Makes PrKS and the other objects of the server in the token that CONF names; what is there\n"
+     "already is kept.\n"
+     "\n"
+     "With --embedded DIR instead of -c CONF it makes everything for a machine with no HSM in a "
+     "new\n"
+     "directory: tmkd.conf, a SoftHSM token with random PINs, the registry, a lab root "
+     "(ksrcrt.pem;\n"
+     "its key is the file ksrcrt.key, so it is for laboratories, not for a bank) and a KSWCRT "
+     "under\n"
+     "it. When a step fails nothing is left behind.\n",
+     "tmkctl init --embedded ./server --prks ec:p256", command_init},
+    {"cert request", NULL, OPTION_BIT(OPTION_SUBJECT),
+     "print a certificate request (PKCS#10) for PrKS",
+     "Prints the request in PEM. The certificate that comes back needs keyUsage digitalSignature "
+     "and\n"
+     "extendedKeyUsage id-kp-cmKGA (1.3.6.1.5.5.7.3.32), or terminals refuse it.\n",
+     "tmkctl -c tmkd.conf cert request --subject \"CN=tmkd,O=Bank\" > tmkd.csr",
+     command_cert_request},
+    {"cert install", "FILE", 0, "put KSWCRT and its chain into the token",
+     "FILE is PEM: KSWCRT first, then what is between it and KSRCRT; the root itself is not sent "
+     "to\n"
+     "terminals. It replaces the chain before. A tmkd that runs serves with it from now on.\n",
+     "tmkctl -c tmkd.conf cert install kswcrt.pem", command_cert_install},
+    {"cert show", NULL, 0, "show the KSWCRT in use",
+     "Shows KSWCRT as it is in the token, and its PEM.\n", "tmkctl -c tmkd.conf cert show",
+     command_cert_show},
+    {"terminal import", "FILE",
+     OPTION_BIT(OPTION_FORMAT) | OPTION_BIT(OPTION_TMK) | OPTION_BIT(OPTION_ON_ERROR) |
+         OPTION_BIT(OPTION_DRY_RUN),
+     "add the terminals of a factory export",
+     "FILE, or - for standard input, is CSV with the header sn,public_key; public_key is the "
+     "base64\n"
+     "of the DER SubjectPublicKeyInfo of TKP_Pu. Each new terminal gets a TMK of the given type. "
+     "A\n"
+     "terminal that is there with the same key is left as it is.\n"
+     "\n"
+     "A bad row is reported as FILE:LINE: reason. With --on-error skip the bad rows are written "
+     "to\n"
+     "FILE.rejected, and the exit status is 1 if there were any.\n",
+     "tmkctl -c tmkd.conf terminal import factory.csv --tmk aes256 --dry-run",
+     command_terminal_import},
+    {"terminal add", "SN", OPTION_BIT(OPTION_KEY) | OPTION_BIT(OPTION_TMK), "add one terminal",
+     "The key is an RSA public key of 2048, 3072 or 4096 bits.\n",
+     "tmkctl -c tmkd.conf terminal add POS-0001 --key pos-0001.pem", command_terminal_add},
+    {"terminal list", NULL, 0, "list all terminals", "In the order of their SN.\n",
+     "tmkctl -c tmkd.conf terminal list --json", command_terminal_list},
+    {"terminal show", "SN", 0, "show one terminal",
+     "The status of the TMK is none, ready, delivered or confirmed.\n",
+     "tmkctl -c tmkd.conf terminal show POS-0001", command_terminal_show},
+    {"terminal disable", "SN", 0, "reject the downloads of a terminal",
+     "Takes effect at its next download. See terminal enable.\n",
+     "tmkctl -c tmkd.conf terminal disable POS-0001", command_terminal_disable},
+    {"terminal enable", "SN", 0, "allow them again", "Takes back terminal disable.\n",
+     "tmkctl -c tmkd.conf terminal enable POS-0001", command_terminal_enable},
+    {"terminal reopen", "SN", 0, "allow the same TMK once more",
+     "A terminal that has confirmed its TMK is rejected until this is run: for one that lost it.\n",
+     "tmkctl -c tmkd.conf terminal reopen POS-0001", command_terminal_reopen},
+    {"tmk show", "SN", 0, "show what may be said of a terminal's TMK",
+     "Type, version, KCV, store, and when it was delivered and confirmed.\n",
+     "tmkctl -c tmkd.conf tmk show POS-0001", command_tmk_show},
+    {"audit list", NULL, 0, "list the audit log", "All records, the oldest first.\n",
+     "tmkctl -c tmkd.conf audit list", command_audit_list},
+    {"audit verify", NULL, 0, "check that the audit log is whole",
+     "Computes the hash chain again and checks its seals with the token.\n",
+     "tmkctl -c tmkd.conf audit verify", command_audit_verify},
+    {"status", NULL, 0, "show what the server is",
+     "The token, the kind of PrKS, the TMK store, how many terminals there are.\n",
+     "tmkctl -c tmkd.conf status", command_status},
+};
+
+enum { COMMAND_COUNT = sizeof(commands) / sizeof(commands[0]) };
+
+static void print_overview(void)
+{
+    puts("tmkctl sets up and looks after tmkd, the server of terminal master keys.\n"
+         "\n"
+         "usage: tmkctl -c CONF COMMAND [ARGUMENT] [OPTION...]\n");
+    for (size_t i = 0; i < COMMAND_COUNT; i++) {
+        const struct command *c = &commands[i];
+        char left[40];
+        snprintf(left, sizeof(left), "%s %s", c->name, c->argument ? c->argument : "");
+        printf("  %-22s  %s\n", left, c->summary);
+    }
+    puts("\nOptions of every command:");
+    options_print(options_of_all);
+    puts("\ntmkctl COMMAND --help says more of a command, with an example.\n"
+         "Example: tmkctl init --embedded ./server\n"
+         "Exit status: 0 done, 1 refused or failed, 2 wrong usage.");
+}
+
+static void print_command(const struct command *command)
+{
+    printf("usage: tmkctl %s%s%s%s [OPTION...]\n\n%s\n",
+           command->options & OPTION_BIT(OPTION_EMBEDDED) ? "" : "-c CONF ", command->name,
+           command->argument ? " " : "", command->argument ? command->argument : "", command->help);
+    puts("Options:");
+    options_print(command->options | options_of_all);
+    printf("\nExample:\n  %s\n", command->example);
+}
+
+/* How many words of the command line are the command's name; 0: it is another. */
+static size_t match_name(const struct command *command, const struct options *options)
+{
+    const char *at = command->name;
+    for (size_t i = 0; i < options->word_count; i++) {
+        size_t len = strlen(options->words[i]);
+        if (strncmp(at, options->words[i], len) != 0 || (at[len] != ' ' && at[len] != '\0'))
+            return 0;
+        if (at[len] == '\0')
+            return i + 1;
+        at += len + 1;
+    }
+    return 0;
+}
+
+static const struct command *find_command(const struct options *options, size_t *ret_words)
+{
+    for (size_t i = 0; i < COMMAND_COUNT; i++) {
+        *ret_words = match_name(&commands[i], options);
+        if (*ret_words > 0)
+            return &commands[i];
+    }
+    return NULL;
+}
+
+static int check_usage(const struct command *command, const struct options *options, size_t words)
+{
+    size_t wanted = words + (command->argument ? 1 : 0);
+
+    if (options->word_count < wanted)
+        return fail(FAIL_MALFORMED, "%s: %s is missing", command->name, command->argument);
+    if (options->word_count > wanted)
+        return fail(FAIL_MALFORMED, "%s: what is %s?", command->name, options->words[wanted]);
+    if (options_allow(options, command->options) < 0)
+        return fail_in(FAIL_MALFORMED, "%s", command->name);
+    if (!options->value[OPTION_CONF] == !options->value[OPTION_EMBEDDED])
+        return fail(FAIL_MALFORMED, "%s: say which server with -c CONF%s", command->name,
+                    command->options & OPTION_BIT(OPTION_EMBEDDED)
+                        ? ", or make one with --embedded DIR"
+                        : "");
+    return 0;
+}
+
+static int say_usage(void)
+{
+    fprintf(stderr, "tmkctl: %s; see tmkctl --help\n", fail_text());
+    return EXIT_USAGE;
+}
+
+static int run_command(const struct command *command, const struct options *options, size_t words)
+{
+    if (check_usage(command, options, words) < 0)
+        return say_usage();
+    int rc = command->run(options, command->argument ? options->words[words] : NULL);
+    if (rc < 0)
+        fprintf(stderr, "tmkctl: %s\n", fail_text());
+    if (output_flush() < 0) {
+        fprintf(stderr, "tmkctl: %s\n", fail_text());
+        return EXIT_REFUSED;
+    }
+    return rc < 0 ? EXIT_REFUSED : EXIT_DONE;
+}
+
+static int say_wrong_word(const struct options *options)
+{
+    if (options->word_count == 0)
+        fail(FAIL_MALFORMED, "no command");
+    else
+        fail(FAIL_MALFORMED, "no command \"%s%s%s\"", options->words[0],
+             options->word_count > 1 ? " " : "", options->word_count > 1 ? options->words[1] : "");
+    return say_usage();
+}
+
+int main(int argc, char *argv[])
+{
+    struct options options;
+    size_t words = 0;
+
+    signal(SIGPIPE, SIG_IGN);
+    if (options_read(argc, argv, &options) < 0)
+        return say_usage();
+    const struct command *command = find_command(&options, &words);
+    if (options.value[OPTION_VERSION])
+        puts("tmkctl " TMKD_VERSION);
+    else if (options.value[OPTION_HELP] && command)
+        print_command(command);
+    else if (options.value[OPTION_HELP])
+        print_overview();
+    else if (command)
+        return run_command(command, &options, words);
+    else
+        return say_wrong_word(&options);
+    return output_flush() < 0 ? EXIT_REFUSED : EXIT_DONE;
+}
