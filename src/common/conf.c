@@ -173,12 +173,13 @@ static void set_checks(cfg_t *cfg)
 /* The options there are and what each is when the file does not say. */
 static cfg_t *make_options(void)
 {
+    char any_address[] = "{\"0.0.0.0:5021\"}", empty[] = "{}"; /* cfg_init() copies them */
     cfg_opt_t token[] = {
         CFG_STR("module", "/usr/lib/softhsm/libsofthsm2.so", CFGF_NONE),
         CFG_STR("label", "tmkd", CFGF_NONE),
         CFG_STR("pin_file", "/etc/tmkd/pin", CFGF_NONE),
         CFG_STR("so_pin_file", "", CFGF_NONE),
-        CFG_STR_LIST("environment", "{}", CFGF_NONE),
+        CFG_STR_LIST("environment", empty, CFGF_NONE),
         CFG_INT("sessions", 4, CFGF_NONE),
         CFG_END(),
     };
@@ -203,7 +204,7 @@ static cfg_t *make_options(void)
         CFG_END(),
     };
     cfg_opt_t options[] = {
-        CFG_STR_LIST("listen", "{\"0.0.0.0:5021\"}", CFGF_NONE),
+        CFG_STR_LIST("listen", any_address, CFGF_NONE),
         CFG_STR("registry", "/var/lib/tmkd/registry.db", CFGF_NONE),
         CFG_STR("control", "/run/tmkd/control", CFGF_NONE),
         CFG_INT_CB("log_level", LOG_INFO, CFGF_NONE, read_choice),
