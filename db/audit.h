@@ -3,7 +3,10 @@
 
 /*
  * The audit log, a table of the registry that only grows. Each record's hash covers the one
- * before; the last hash of each commit is sealed by the token's AUDIT key.
+ * before; the last hash of each commit is sealed by the token's AUDIT key, and the record after
+ * covers that seal (audit.c has the layout). So nothing can be changed, left out or put in between
+ * without the key. What no log can tell by itself is that it was cut off at the end of an earlier
+ * commit, seals and all: a copy of its last record kept elsewhere does.
  */
 
 #include "db/registry.h"
@@ -23,14 +26,16 @@ struct audit_record {
 typedef int audit_sealer(void *context, const uint8_t hash[static AUDIT_HASH_LEN],
                          uint8_t ret_seal[static SEAL_LEN]);
 
-/* Adds a record inside the open transaction; record->seq is set. */
+/* Adds a record inside the open transaction; record->seq is set. FAIL_REGISTRY. */
 int audit_append(struct registry *registry, struct audit_record *record);
 
-/* Seals the last hash, once a transaction, just before registry_commit(). */
+/* Seals the last hash, once a transaction, just before registry_commit(), which refuses a
+ * transaction whose records are not sealed. Does nothing when the transaction has no record left.
+ * What seal() returns when it fails. */
 int audit_seal(struct registry *registry, audit_sealer *seal, void *context);
 
-/* Recomputes all hashes and the seals. FAIL_SEAL with a sentence that names the first record
- * that does not fit; the number of records that do, otherwise. */
+/* Recomputes all hashes and the seals, one call of seal() a commit. FAIL_SEAL with a sentence that
+ * names the first record that does not fit; else how many records there are. */
 int audit_verify(struct registry *registry, audit_sealer *seal, void *context,
                  int64_t *ret_records);
 

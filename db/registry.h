@@ -7,7 +7,10 @@
  * no clear key, ever. A struct registry is one database connection, for one thread.
  *
  * Seals are made by the token, so not here: registry.h gives the canonical bytes, the keeper puts
- * the HMAC into terminal.seal before it writes and checks it after it reads.
+ * the HMAC into terminal.seal before it writes and checks it after it reads. A value that tmkd
+ * never writes (too long, of another type, out of its range) is FAIL_SEAL already when it is read.
+ *
+ * Every function may also fail with FAIL_REGISTRY: SQLite's words and the path.
  */
 
 #include <stddef.h>
@@ -91,7 +94,7 @@ int registry_count(struct registry *registry, int64_t *ret_count);
 /* --- changes: between registry_begin() and registry_commit() --- */
 
 int registry_begin(struct registry *registry);  /* BEGIN IMMEDIATE; FAIL_BUSY after its time-out */
-int registry_commit(struct registry *registry); /* durable when it returns 0 */
+int registry_commit(struct registry *registry); /* durable when it returns 0, else rolled back */
 void registry_rollback(struct registry *registry);
 
 /* One part of a transaction that can fail alone: undone by _undo, kept by _keep. */
@@ -100,7 +103,8 @@ int registry_part_keep(struct registry *registry);
 void registry_part_undo(struct registry *registry);
 
 /* A new terminal and its TMK row, as they are in *terminal, seal included. FAIL_EXISTS, with a
- * sentence, when the SN or the TKP_Pu is registered already. */
+ * sentence, when the SN or the TKP_Pu is registered already. After any other failure its part or
+ * its transaction is to be undone. */
 int registry_add(struct registry *registry, const struct terminal *terminal);
 
 /* Writes state, batch, row_version, changed and seal of an existing terminal, if its stored
@@ -108,7 +112,7 @@ int registry_add(struct registry *registry, const struct terminal *terminal);
 int registry_update(struct registry *registry, const struct terminal *terminal);
 
 /* The TMK was delivered (patent S309): counts it, if the terminal row is still of row_version and
- * the TMK is not confirmed, or `again` allows that; FAIL_REFUSED otherwise. */
+ * enabled, and the TMK is not confirmed, or `again` allows that; FAIL_REFUSED otherwise. */
 int registry_delivered(struct registry *registry, const char *sn, int64_t row_version,
                        uint32_t tmk_version, int64_t now, int again);
 
@@ -116,11 +120,13 @@ int registry_delivered(struct registry *registry, const char *sn, int64_t row_ve
 int registry_confirmed(struct registry *registry, const char *sn, uint32_t tmk_version,
                        int64_t now);
 
-/* Allows one more delivery of the same TMK. FAIL_NOT_FOUND. */
+/* The newest TMK may be delivered again until it is confirmed again. FAIL_NOT_FOUND when there is
+ * no such terminal or it has no TMK. */
 int registry_reopen(struct registry *registry, const char *sn);
 
 /* The bytes a seal covers: label, SN, TKP_Pu, state, batch, row version and the TMK's row, each
- * with its length. ret_bytes holds SEAL_INPUT_MAX. */
+ * with its length (seal_input.c has the layout); returns how many. The terminal's lengths are
+ * within their maxima. */
 size_t registry_seal_input(const struct terminal *terminal,
                            uint8_t ret_bytes[static SEAL_INPUT_MAX]);
 

@@ -1,0 +1,1286 @@
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+/* Before cmocka.h, which makes fail() a macro. */
+#include "common/fail.h"
+#include "db/audit.h"
+#include "db/registry.h"
+
+#include <cmocka.h>
+#include <openssl/sha.h>
+#include <sqlite3.h>
+
+/* --- a directory and a registry for each test --- */
+
+struct room {
+    char directory[32];
+    char path[64];
+    struct registry *registry;
+};
+
+static void in_room(struct room *room, const char *name, char ret_path[static 64])
+{
+    snprintf(ret_path, 64, "%s/%s", room->directory, name);
+}
+
+static int set_up(void **state)
+{
+    struct room *room = calloc(1, sizeof(*room));
+    assert_non_null(room);
+    strcpy(room->directory, "/tmp/test_db.XXXXXX");
+    assert_non_null(mkdtemp(room->directory));
+    in_room(room, "registry.db", room->path);
+    assert_int_equal(registry_open(room->path, REGISTRY_CREATE, &room->registry), 0);
+    *state = room;
+    return 0;
+}
+
+static int tear_down(void **state)
+{
+    static const char *const names[] = {"registry.db",   "registry.db-wal", "registry.db-shm",
+                                        "new.db",        "new.db-wal",      "new.db-shm",
+                                        "new.db-journal"};
+    struct room *room = *state;
+    registry_close(room->registry);
+    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+        char path[64];
+        in_room(room, names[i], path);
+        unlink(path);
+    }
+    assert_int_equal(rmdir(room->directory), 0);
+    free(room);
+    return 0;
+}
+
+static void assert_says(const char *words)
+{
+    if (!strstr(fail_text(), words))
+        fail_msg("\"%s\" does not say \"%s\"", fail_text(), words);
+}
+
+/* A terminal whose TKP_Pu is `key` eight times: the registry does not look into it. */
+static struct terminal make_terminal(const char *sn, uint8_t key)
+{
+    struct terminal terminal = {
+        .spki_len = 294,
+        .state = TERMINAL_ENABLED,
+        .row_version = 1,
+        .created = 1700000000,
+        .changed = 1700000000,
+        .store = TMK_STORE_KWP,
+        .tmk = {.type = TMK_AES128, .version = 1, .kcv_len = 5, .kcv = {1, 2, 3, 4, 5}},
+        .wrapped_len = 24,
+    };
+    strcpy(terminal.sn, sn);
+    strcpy(terminal.batch, "B7");
+    memset(terminal.spki, key, terminal.spki_len);
+    SHA256(terminal.spki, terminal.spki_len, terminal.spki_sha256);
+    memset(terminal.wrapped, 0x77, terminal.wrapped_len);
+    memset(terminal.seal, 0x5e, SEAL_LEN);
+    return terminal;
+}
+
+static void add(struct registry *registry, const struct terminal *terminal)
+{
+    assert_int_equal(registry_begin(registry), 0);
+    assert_int_equal(registry_add(registry, terminal), 0);
+    assert_int_equal(registry_commit(registry), 0);
+}
+
+/* What somebody does with the sqlite3 shell, checks and triggers off. */
+static void edit(struct room *room, const char *sql)
+{
+    static const char lay_bare[] = "PRAGMA ignore_check_constraints = ON;"
+                                   "DROP TRIGGER IF EXISTS audit_has_no_gap;"
+                                   "DROP TRIGGER IF EXISTS audit_is_not_changed;"
+                                   "DROP TRIGGER IF EXISTS audit_is_not_deleted;"
+                                   "DROP TRIGGER IF EXISTS audit_seal_seals_the_last;"
+                                   "DROP TRIGGER IF EXISTS audit_seal_is_not_changed;"
+                                   "DROP TRIGGER IF EXISTS audit_seal_is_not_deleted;";
+    sqlite3 *db = NULL;
+    char *error = NULL;
+    assert_int_equal(sqlite3_open(room->path, &db), SQLITE_OK);
+    assert_int_equal(sqlite3_exec(db, lay_bare, NULL, NULL, NULL), SQLITE_OK);
+    if (sqlite3_exec(db, sql, NULL, NULL, &error) != SQLITE_OK)
+        fail_msg("%s: %s", sql, error);
+    sqlite3_close(db);
+}
+
+/* Makes every table of that name one without types, checks or NOT NULL. */
+static void loosen(struct room *room, const char *table)
+{
+    char sql[256];
+    snprintf(
+        sql, sizeof(sql),
+        "CREATE TABLE loose AS SELECT * FROM %s; DROP TABLE %s; ALTER TABLE loose RENAME TO %s",
+        table, table, table);
+    edit(room, sql);
+}
+
+static int64_t count_terminals(struct registry *registry)
+{
+    int64_t count = -1;
+    assert_int_equal(registry_count(registry, &count), 0);
+    return count;
+}
+
+/* While it holds, a file may not grow beyond so many bytes: what a full disk does to a write. */
+static void limit_files(rlim_t bytes)
+{
+    struct rlimit limit;
+    assert_int_equal(getrlimit(RLIMIT_FSIZE, &limit), 0);
+    limit.rlim_cur = bytes == RLIM_INFINITY ? limit.rlim_max : bytes;
+    signal(SIGXFSZ, SIG_IGN);
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &limit), 0);
+}
+
+/* --- opening --- */
+
+static void test_a_new_registry_is_empty_and_private(void **state)
+{
+    struct room *room = *state;
+    struct stat status;
+    assert_int_equal(stat(room->path, &status), 0);
+    assert_int_equal(status.st_mode & 07777, 0600);
+    assert_int_equal(count_terminals(room->registry), 0);
+}
+
+static void test_its_log_is_private_too(void **state)
+{
+    struct room *room = *state;
+    struct stat status;
+    char wal[64];
+    struct terminal terminal = make_terminal("SN1", 1);
+    add(room->registry, &terminal);
+    in_room(room, "registry.db-wal", wal);
+    assert_int_equal(stat(wal, &status), 0);
+    assert_int_equal(status.st_mode & 07777, 0600);
+}
+
+static void test_none_is_opened_where_none_is(void **state)
+{
+    struct room *room = *state;
+    struct registry *registry = NULL;
+    char path[64];
+    in_room(room, "new.db", path);
+    assert_int_equal(registry_open(path, REGISTRY_WRITE, &registry), FAIL_CONFIG);
+    assert_says(path);
+    assert_int_equal(registry_open(path, REGISTRY_READ, &registry), FAIL_CONFIG);
+    assert_int_equal(access(path, F_OK), -1);
+    fclose(fopen(path, "w"));
+    assert_int_equal(registry_open(path, REGISTRY_WRITE, &registry), FAIL_CONFIG);
+    assert_says("there is no registry");
+    assert_null(registry);
+}
+
+static void test_opening_again_keeps_what_is_there(void **state)
+{
+    static const enum registry_mode modes[] = {REGISTRY_READ, REGISTRY_WRITE, REGISTRY_CREATE};
+    struct room *room = *state;
+    struct terminal terminal = make_terminal("SN1", 1);
+    add(room->registry, &terminal);
+    for (size_t i = 0; i < 3; i++) {
+        struct registry *registry = NULL;
+        assert_int_equal(registry_open(room->path, modes[i], &registry), 0);
+        assert_int_equal(count_terminals(registry), 1);
+        registry_close(registry);
+    }
+}
+
+static void test_a_newer_schema_is_refused(void **state)
+{
+    struct room *room = *state;
+    struct registry *registry = NULL;
+    edit(room, "PRAGMA user_version = 99");
+    for (int mode = REGISTRY_READ; mode <= REGISTRY_CREATE; mode++) {
+        assert_int_equal(registry_open(room->path, (enum registry_mode)mode, &registry),
+                         FAIL_CONFIG);
+        assert_says("schema 99");
+        assert_says(room->path);
+    }
+    edit(room, "PRAGMA user_version = 1");
+}
+
+static void test_the_database_of_another_is_left_alone(void **state)
+{
+    struct room *room = *state;
+    struct registry *registry = NULL;
+    struct room other = *room;
+    char wal[64];
+    in_room(room, "new.db", other.path);
+    in_room(room, "new.db-wal", wal);
+    edit(&other, "CREATE TABLE letters (text)");
+    assert_int_equal(registry_open(other.path, REGISTRY_CREATE, &registry), FAIL_CONFIG);
+    assert_says("not a registry");
+    edit(&other, "INSERT INTO letters VALUES ('a')");
+    assert_int_equal(access(wal, F_OK), -1);
+}
+
+static void test_a_file_that_is_no_database(void **state)
+{
+    struct room *room = *state;
+    struct registry *registry = NULL;
+    char path[64];
+    in_room(room, "new.db", path);
+    FILE *file = fopen(path, "w");
+    for (int i = 0; i < 1000; i++)
+        fputs("not a database\n", file);
+    fclose(file);
+    assert_int_equal(registry_open(path, REGISTRY_CREATE, &registry), FAIL_REGISTRY);
+    assert_says(path);
+    assert_says("not a database");
+}
+
+static void test_an_interrupted_creation_leaves_none(void **state)
+{
+    struct room *room = *state;
+    struct registry *registry = NULL;
+    char path[64];
+    in_room(room, "new.db", path);
+    limit_files(8192);
+    assert_int_equal(registry_open(path, REGISTRY_CREATE, &registry), FAIL_REGISTRY);
+    limit_files(RLIM_INFINITY);
+    assert_int_equal(registry_open(path, REGISTRY_WRITE, &registry), FAIL_CONFIG);
+    assert_says("there is no registry");
+    assert_int_equal(registry_open(path, REGISTRY_CREATE, &registry), 0);
+    assert_int_equal(count_terminals(registry), 0);
+    registry_close(registry);
+}
+
+static void test_a_reader_changes_nothing(void **state)
+{
+    struct room *room = *state;
+    struct registry *reader = NULL;
+    struct terminal terminal = make_terminal("SN1", 1);
+    assert_int_equal(registry_open(room->path, REGISTRY_READ, &reader), 0);
+    int rc = registry_begin(reader);
+    if (rc == 0)
+        rc = registry_add(reader, &terminal);
+    assert_int_equal(rc, FAIL_REGISTRY);
+    registry_close(reader);
+    assert_int_equal(count_terminals(room->registry), 0);
+}
+
+/* --- terminals --- */
+
+static void test_a_terminal_is_found_as_it_was_added(void **state)
+{
+    struct room *room = *state;
+    struct terminal terminal = make_terminal("SN1", 1), found;
+    add(room->registry, &terminal);
+    assert_int_equal(registry_find(room->registry, "SN1", &found), 0);
+    terminal.status = DELIVERY_READY;
+    assert_memory_equal(&found, &terminal, sizeof(found));
+}
+
+static void test_a_terminal_of_the_largest_fields(void **state)
+{
+    struct room *room = *state;
+    char sn[SN_MAX + 1];
+    memset(sn, '~', SN_MAX);
+    sn[SN_MAX] = '\0';
+    struct terminal terminal = make_terminal(sn, 1), found;
+    memset(terminal.batch, 'b', BATCH_MAX);
+    terminal.spki_len = SPKI_DER_MAX;
+    memset(terminal.spki, 0xff, SPKI_DER_MAX);
+    SHA256(terminal.spki, terminal.spki_len, terminal.spki_sha256);
+    terminal.tmk.version = UINT32_MAX;
+    terminal.wrapped_len = TMK_WRAPPED_MAX;
+    memset(terminal.wrapped, 0xff, TMK_WRAPPED_MAX);
+    add(room->registry, &terminal);
+    assert_int_equal(registry_find(room->registry, sn, &found), 0);
+    terminal.status = DELIVERY_READY;
+    assert_memory_equal(&found, &terminal, sizeof(found));
+}
+
+static void test_a_terminal_without_a_tmk(void **state)
+{
+    struct room *room = *state;
+    struct terminal terminal = make_terminal("SN1", 1), found;
+    terminal.store = TMK_STORE_NONE;
+    memset(&terminal.tmk, 0, sizeof(terminal.tmk));
+    memset(terminal.wrapped, 0, sizeof(terminal.wrapped));
+    terminal.wrapped_len = 0;
+    add(room->registry, &terminal);
+    assert_int_equal(registry_find(room->registry, "SN1", &found), 0);
+    assert_memory_equal(&found, &terminal, sizeof(found));
+    assert_int_equal(found.status, DELIVERY_NONE);
+}
+
+static void test_the_newest_tmk_is_found(void **state)
+{
+    struct room *room = *state;
+    struct terminal terminal = make_terminal("SN1", 1), found;
+    add(room->registry, &terminal);
+    edit(room, "INSERT INTO tmk VALUES ('SN1', 3, 1, x'090909', 1, x'')");
+    assert_int_equal(registry_find(room->registry, "SN1", &found), 0);
+    assert_int_equal(found.tmk.version, 3);
+    assert_int_equal(found.tmk.type, TMK_DES3);
+    assert_int_equal(found.tmk.kcv_len, 3);
+    assert_int_equal(found.store, TMK_STORE_TOKEN);
+    assert_int_equal(found.wrapped_len, 0);
+}
+
+static void test_an_unknown_sn(void **state)
+{
+    struct room *room = *state;
+    struct terminal found = make_terminal("untouched", 1), before = found;
+    assert_int_equal(registry_find(room->registry, "SN1", &found), FAIL_NOT_FOUND);
+    assert_says("SN1");
+    assert_memory_equal(&found, &before, sizeof(found));
+}
+
+static void test_an_sn_is_taken_as_it_is(void **state)
+{
+    struct room *room = *state;
+    struct terminal terminal = make_terminal("SN1", 1), found;
+    add(room->registry, &terminal);
+    assert_int_equal(registry_find(room->registry, "sn1", &found), FAIL_NOT_FOUND);
+    assert_int_equal(registry_find(room->registry, "SN%", &found), FAIL_NOT_FOUND);
+    assert_int_equal(registry_find(room->registry, "' OR 1 --", &found), FAIL_NOT_FOUND);
+}
+
+static void test_a_key_leads_to_its_sn(void **state)
+{
+    struct room *room = *state;
+    struct terminal terminal = make_terminal("SN1", 1), other = make_terminal("SN2", 2);
+    char sn[SN_MAX + 1];
+    add(room->registry, &terminal);
+    assert_int_equal(registry_find_key(room->registry, terminal.spki_sha256, sn), 0);
+    assert_string_equal(sn, "SN1");
+    assert_int_equal(registry_find_key(room->registry, other.spki_sha256, sn), FAIL_NOT_FOUND);
+}
+
+static void test_an_sn_or_a_key_is_registered_once(void **state)
+{
+    struct room *room = *state;
+    struct terminal first = make_terminal("SN1", 1), same_sn = make_terminal("SN1", 2),
+                    same_key = make_terminal("SN2", 1);
+    add(room->registry, &first);
+    assert_int_equal(registry_begin(room->registry), 0);
+    assert_int_equal(registry_add(room->registry, &first), FAIL_EXISTS);
+    assert_says("terminal SN1 is registered already");
+    assert_int_equal(registry_add(room->registry, &same_sn), FAIL_EXISTS);
+    assert_says("terminal SN1 is registered already");
+    assert_int_equal(registry_add(room->registry, &same_key), FAIL_EXISTS);
+    assert_says("the public key of SN2 is that of terminal SN1 already");
+    assert_int_equal(registry_commit(room->registry), 0);
+    assert_int_equal(count_terminals(room->registry), 1);
+}
+
+static void refuse_to_add(struct room *room, const struct terminal *terminal)
+{
+    assert_int_equal(registry_begin(room->registry), 0);
+    assert_int_equal(registry_add(room->registry, terminal), FAIL_REGISTRY);
+    assert_says(room->path);
+    registry_rollback(room->registry);
+}
+
+static void test_what_no_terminal_has_is_not_added(void **state)
+{
+    struct room *room = *state;
+    struct terminal terminal = make_terminal("SN 1", 1);
+    refuse_to_add(room, &terminal);
+    terminal = make_terminal("", 1);
+    refuse_to_add(room, &terminal);
+    terminal = make_terminal("SN1", 1);
+    terminal.spki_len = 0;
+    refuse_to_add(room, &terminal);
+    terminal = make_terminal("SN1", 1);
+    terminal.tmk.kcv_len = 3; /* of an AES key */
+    refuse_to_add(room, &terminal);
+    terminal = make_terminal("SN1", 1);
+    terminal.wrapped_len = 0;
+    refuse_to_add(room, &terminal);
+    terminal = make_terminal("SN1", 1);
+    terminal.row_version = 0;
+    refuse_to_add(room, &terminal);
+    assert_int_equal(count_terminals(room->registry), 0);
+}
+
+static int disable(struct registry *registry, struct terminal *terminal)
+{
+    terminal->state = TERMINAL_DISABLED;
+    terminal->row_version++;
+    terminal->changed = 1700000099;
+    memset(terminal->seal, 0xaa, SEAL_LEN);
+    strcpy(terminal->batch, "B8");
+    return registry_update(registry, terminal);
+}
+
+static void test_an_update_is_kept(void **state)
+{
+    struct room *room = *state;
+    struct terminal terminal = make_terminal("SN1", 1), other = make_terminal("SN2", 2), found;
+    add(room->registry, &terminal);
+    add(room->registry, &other);
+    assert_int_equal(registry_begin(room->registry), 0);
+    assert_int_equal(disable(room->registry, &terminal), 0);
+    assert_int_equal(registry_commit(room->registry), 0);
+
+    terminal.status = other.status = DELIVERY_READY;
+    assert_int_equal(registry_find(room->registry, "SN1", &found), 0);
+    assert_memory_equal(&found, &terminal, sizeof(found));
+    assert_int_equal(registry_find(room->registry, "SN2", &found), 0);
+    assert_memory_equal(&found, &other, sizeof(found));
+}
+
+static void test_the_second_of_two_updates_is_told(void **state)
+{
+    struct room *room = *state;
+    struct terminal mine = make_terminal("SN1", 1), theirs;
+    add(room->registry, &mine);
+    assert_int_equal(registry_find(room->registry, "SN1", &theirs), 0);
+    assert_int_equal(registry_begin(room->registry), 0);
+    assert_int_equal(disable(room->registry, &theirs), 0);
+    assert_int_equal(disable(room->registry, &mine), FAIL_BUSY);
+    assert_says("SN1");
+    registry_rollback(room->registry);
+}
+
+struct list {
+    size_t count, stop_at;
+    char sn[8][SN_MAX + 1];
+};
+
+static int note_sn(void *context, const struct terminal *terminal)
+{
+    struct list *list = context;
+    strcpy(list->sn[list->count++], terminal->sn);
+    return list->count == list->stop_at ? 42 : 0;
+}
+
+static void test_a_list_by_pages(void **state)
+{
+    struct room *room = *state;
+    struct list list = {0}, stopped = {.stop_at = 2};
+    static const char *const names[] = {"SN3", "SN1", "SN5", "SN4", "SN2"};
+    for (uint8_t i = 0; i < 5; i++) {
+        struct terminal terminal = make_terminal(names[i], i);
+        add(room->registry, &terminal);
+    }
+    assert_int_equal(registry_list(room->registry, "", 2, note_sn, &list), 0);
+    assert_int_equal(registry_list(room->registry, "SN2", 2, note_sn, &list), 0);
+    assert_int_equal(registry_list(room->registry, "SN4", 2, note_sn, &list), 0);
+    assert_int_equal(registry_list(room->registry, "SN5", 2, note_sn, &list), 0);
+    assert_int_equal(list.count, 5);
+    for (size_t i = 0; i < 5; i++)
+        assert_int_equal(list.sn[i][2], '1' + (int)i);
+    assert_int_equal(registry_list(room->registry, "", SIZE_MAX, note_sn, &stopped), 42);
+    assert_int_equal(stopped.count, 2);
+    assert_int_equal(count_terminals(room->registry), 5);
+}
+
+/* --- rows edited with other tools --- */
+
+static void test_impossible_values_are_a_broken_seal(void **state)
+{
+    struct room *room = *state;
+    static const struct {
+        const char *sql, *says;
+    } edits[] = {
+        {"UPDATE terminal SET spki = zeroblob(100000)", "spki"},
+        {"UPDATE terminal SET spki = x''", "spki"},
+        {"UPDATE terminal SET spki = NULL", "spki"},
+        {"UPDATE terminal SET spki = 'text'", "spki"},
+        {"UPDATE terminal SET spki = x'0102'", "spki_sha256"},
+        {"UPDATE terminal SET spki_sha256 = zeroblob(32)", "spki_sha256"},
+        {"UPDATE terminal SET spki_sha256 = zeroblob(33)", "spki_sha256"},
+        {"UPDATE terminal SET state = -1", "state"},
+        {"UPDATE terminal SET state = 2", "state"},
+        {"UPDATE terminal SET state = 4294967297", "state"},
+        {"UPDATE terminal SET state = 'one'", "state"},
+        {"UPDATE terminal SET state = 0.5", "state"},
+        {"UPDATE terminal SET batch = NULL", "batch"},
+        {"UPDATE terminal SET batch = hex(zeroblob(33))", "batch"},
+        {"UPDATE terminal SET batch = 'a' || char(0) || 'b'", "batch"},
+        {"UPDATE terminal SET row_version = 0", "row_version"},
+        {"UPDATE terminal SET row_version = -9223372036854775808", "row_version"},
+        {"UPDATE terminal SET row_version = 9223372036854775807", "row_version"},
+        {"UPDATE terminal SET created = -1", "created"},
+        {"UPDATE terminal SET changed = NULL", "changed"},
+        {"UPDATE terminal SET seal = x'00'", "seal"},
+        {"UPDATE terminal SET seal = NULL", "seal"},
+        {"UPDATE tmk SET version = 0", "version"},
+        {"UPDATE tmk SET version = 4294967296", "version"},
+        {"UPDATE tmk SET type = 5", "type"},
+        {"UPDATE tmk SET type = -1", "type"},
+        {"UPDATE tmk SET type = 0", "kcv"}, /* five bytes are none of TDEA */
+        {"UPDATE tmk SET kcv = zeroblob(6)", "kcv"},
+        {"UPDATE tmk SET kcv = NULL", "kcv"},
+        {"UPDATE tmk SET store = 0", "store"},
+        {"UPDATE tmk SET store = 4", "store"},
+        {"UPDATE tmk SET store = NULL", "store"},
+        {"UPDATE tmk SET store = 1", "wrapped"},
+        {"UPDATE tmk SET wrapped = zeroblob(49)", "wrapped"},
+        {"UPDATE tmk SET wrapped = x''", "wrapped"},
+        {"UPDATE delivery SET delivered_at = -1", "delivered_at"},
+        {"UPDATE delivery SET delivered_count = 0", "delivered_count"},
+        {"UPDATE delivery SET delivered_count = NULL", "delivered_count"},
+        {"UPDATE delivery SET confirmed_at = -1", "confirmed_at"},
+        {"UPDATE delivery SET confirmed_at = 'never'", "confirmed_at"},
+    };
+    struct terminal terminal = make_terminal("SN1", 1), found;
+    struct list list = {0};
+    add(room->registry, &terminal);
+    assert_int_equal(registry_begin(room->registry), 0);
+    assert_int_equal(registry_delivered(room->registry, "SN1", 1, 1, 1700000001, 0), 0);
+    assert_int_equal(registry_commit(room->registry), 0);
+    loosen(room, "terminal");
+    loosen(room, "tmk");
+    loosen(room, "delivery");
+    edit(room, "CREATE TABLE t AS SELECT * FROM terminal; CREATE TABLE k AS SELECT * FROM tmk;"
+               "CREATE TABLE d AS SELECT * FROM delivery");
+    for (size_t i = 0; i < sizeof(edits) / sizeof(edits[0]); i++) {
+        edit(room, edits[i].sql);
+        /* A delivery hangs on the version of its TMK. */
+        edit(room, "UPDATE delivery SET version = (SELECT version FROM tmk)");
+        if (registry_find(room->registry, "SN1", &found) != FAIL_SEAL)
+            fail_msg("not noticed: %s", edits[i].sql);
+        assert_says(edits[i].says);
+        assert_says("SN1");
+        assert_int_equal(registry_list(room->registry, "", 9, note_sn, &list), FAIL_SEAL);
+        edit(room, "DELETE FROM terminal; INSERT INTO terminal SELECT * FROM t;"
+                   "DELETE FROM tmk; INSERT INTO tmk SELECT * FROM k;"
+                   "DELETE FROM delivery; INSERT INTO delivery SELECT * FROM d");
+        assert_int_equal(registry_find(room->registry, "SN1", &found), 0);
+    }
+}
+
+static void test_an_impossible_sn_is_a_broken_seal(void **state)
+{
+    static const char *const edits[] = {
+        "UPDATE terminal SET sn = hex(zeroblob(33))",
+        "UPDATE terminal SET sn = 'SN 1'",
+        "UPDATE terminal SET sn = ''",
+        "UPDATE terminal SET sn = 'SN' || char(0)",
+        "UPDATE terminal SET sn = x'534e31'",
+    };
+    struct room *room = *state;
+    struct terminal terminal = make_terminal("SN1", 1);
+    char sn[SN_MAX + 1];
+    add(room->registry, &terminal);
+    loosen(room, "terminal");
+    for (size_t i = 0; i < sizeof(edits) / sizeof(edits[0]); i++) {
+        edit(room, edits[i]);
+        assert_int_equal(registry_find_key(room->registry, terminal.spki_sha256, sn), FAIL_SEAL);
+    }
+}
+
+static void test_a_registry_without_its_table(void **state)
+{
+    struct room *room = *state;
+    struct terminal found;
+    edit(room, "DROP TABLE terminal");
+    assert_int_equal(registry_find(room->registry, "SN1", &found), FAIL_REGISTRY);
+    assert_says(room->path);
+    assert_says("no such table");
+}
+
+/* --- transactions --- */
+
+static void test_a_rollback_leaves_nothing(void **state)
+{
+    struct room *room = *state;
+    struct terminal terminal = make_terminal("SN1", 1);
+    assert_int_equal(registry_begin(room->registry), 0);
+    assert_int_equal(registry_add(room->registry, &terminal), 0);
+    registry_rollback(room->registry);
+    assert_int_equal(count_terminals(room->registry), 0);
+    registry_rollback(room->registry); /* of nothing, harmless */
+    add(room->registry, &terminal);
+}
+
+static void test_a_part_is_undone_alone(void **state)
+{
+    struct room *room = *state;
+    struct terminal terminals[] = {make_terminal("SN1", 1), make_terminal("SN2", 2),
+                                   make_terminal("SN3", 3)};
+    struct terminal found;
+    terminals[1].store = TMK_STORE_TOKEN; /* with wrapped bytes: its TMK row is refused */
+    assert_int_equal(registry_begin(room->registry), 0);
+    for (size_t i = 0; i < 3; i++) {
+        assert_int_equal(registry_part_begin(room->registry), 0);
+        int rc = registry_add(room->registry, &terminals[i]);
+        assert_int_equal(rc, i == 1 ? FAIL_REGISTRY : 0);
+        if (rc)
+            registry_part_undo(room->registry);
+        else
+            assert_int_equal(registry_part_keep(room->registry), 0);
+    }
+    assert_int_equal(registry_commit(room->registry), 0);
+    assert_int_equal(count_terminals(room->registry), 2);
+    assert_int_equal(registry_find(room->registry, "SN2", &found), FAIL_NOT_FOUND);
+}
+
+static void test_nothing_changes_outside_a_transaction(void **state)
+{
+    struct room *room = *state;
+    struct terminal terminal = make_terminal("SN1", 1);
+    struct audit_record record = {.at = 1, .event = "added"};
+    assert_int_equal(registry_add(room->registry, &terminal), FAIL_REGISTRY);
+    assert_int_equal(registry_part_begin(room->registry), FAIL_REGISTRY);
+    assert_int_equal(registry_part_keep(room->registry), FAIL_REGISTRY);
+    assert_int_equal(registry_commit(room->registry), FAIL_REGISTRY);
+    assert_int_equal(audit_append(room->registry, &record), FAIL_REGISTRY);
+    assert_int_equal(count_terminals(room->registry), 0);
+    add(room->registry, &terminal);
+    assert_int_equal(registry_update(room->registry, &terminal), FAIL_REGISTRY);
+    assert_int_equal(registry_delivered(room->registry, "SN1", 1, 1, 1, 0), FAIL_REGISTRY);
+    assert_int_equal(registry_confirmed(room->registry, "SN1", 1, 1), FAIL_REGISTRY);
+    assert_int_equal(registry_reopen(room->registry, "SN1"), FAIL_REGISTRY);
+}
+
+static void test_a_reader_beside_a_writer(void **state)
+{
+    struct room *room = *state;
+    struct registry *reader = NULL;
+    struct terminal terminal = make_terminal("SN1", 1), found;
+    assert_int_equal(registry_open(room->path, REGISTRY_READ, &reader), 0);
+    assert_int_equal(registry_begin(room->registry), 0);
+    assert_int_equal(registry_add(room->registry, &terminal), 0);
+    assert_int_equal(registry_find(reader, "SN1", &found), FAIL_NOT_FOUND);
+    assert_int_equal(registry_commit(room->registry), 0);
+    assert_int_equal(registry_find(reader, "SN1", &found), 0);
+    registry_close(reader);
+}
+
+static void test_a_second_writer_waits_and_is_told(void **state)
+{
+    struct room *room = *state;
+    struct registry *second = NULL;
+    assert_int_equal(registry_open(room->path, REGISTRY_WRITE, &second), 0);
+    assert_int_equal(registry_begin(room->registry), 0);
+    assert_int_equal(registry_begin(second), FAIL_BUSY);
+    assert_says(room->path);
+    registry_rollback(room->registry);
+    assert_int_equal(registry_begin(second), 0);
+    registry_close(second);
+}
+
+static void test_a_full_disk(void **state)
+{
+    struct room *room = *state;
+    struct terminal first = make_terminal("SN0", 0), terminal, found;
+    char sn[16];
+    add(room->registry, &first);
+    limit_files(65536);
+    assert_int_equal(registry_begin(room->registry), 0);
+    int rc = 0;
+    for (int i = 1; rc == 0 && i < 250; i++) {
+        snprintf(sn, sizeof(sn), "SN%d", i);
+        terminal = make_terminal(sn, (uint8_t)i);
+        rc = registry_add(room->registry, &terminal);
+    }
+    if (rc == 0)
+        rc = registry_commit(room->registry);
+    else
+        assert_int_equal(registry_commit(room->registry), FAIL_REGISTRY);
+    limit_files(RLIM_INFINITY);
+    assert_int_equal(rc, FAIL_REGISTRY);
+    assert_says(room->path);
+
+    assert_int_equal(count_terminals(room->registry), 1);
+    assert_int_equal(registry_find(room->registry, "SN0", &found), 0);
+    terminal = make_terminal("SN1", 1);
+    add(room->registry, &terminal);
+}
+
+/* --- deliveries --- */
+
+static int deliver(struct registry *registry, int64_t row_version, uint32_t version, int64_t now,
+                   int again)
+{
+    assert_int_equal(registry_begin(registry), 0);
+    int rc = registry_delivered(registry, "SN1", row_version, version, now, again);
+    assert_int_equal(registry_commit(registry), 0);
+    return rc;
+}
+
+static int confirm(struct registry *registry, uint32_t version, int64_t now)
+{
+    assert_int_equal(registry_begin(registry), 0);
+    int rc = registry_confirmed(registry, "SN1", version, now);
+    assert_int_equal(registry_commit(registry), 0);
+    return rc;
+}
+
+static int reopen(struct registry *registry, const char *sn)
+{
+    assert_int_equal(registry_begin(registry), 0);
+    int rc = registry_reopen(registry, sn);
+    assert_int_equal(registry_commit(registry), 0);
+    return rc;
+}
+
+static void assert_delivery(struct registry *registry, enum delivery_status status,
+                            int64_t delivered_at, int64_t delivered_count, int64_t confirmed_at)
+{
+    struct terminal found;
+    assert_int_equal(registry_find(registry, "SN1", &found), 0);
+    assert_int_equal(found.status, status);
+    assert_int_equal(found.delivered_at, delivered_at);
+    assert_int_equal(found.delivered_count, delivered_count);
+    assert_int_equal(found.confirmed_at, confirmed_at);
+}
+
+static void test_delivered_until_confirmed(void **state)
+{
+    struct registry *registry = ((struct room *)*state)->registry;
+    struct terminal terminal = make_terminal("SN1", 1);
+    add(registry, &terminal);
+    assert_delivery(registry, DELIVERY_READY, 0, 0, 0);
+    assert_int_equal(confirm(registry, 1, 99), FAIL_NOT_FOUND);
+    assert_int_equal(deliver(registry, 1, 1, 100, 0), 0);
+    assert_delivery(registry, DELIVERY_DELIVERED, 100, 1, 0);
+    assert_int_equal(deliver(registry, 1, 1, 101, 0), 0);
+    assert_delivery(registry, DELIVERY_DELIVERED, 101, 2, 0);
+    assert_int_equal(confirm(registry, 1, 102), 0);
+    assert_delivery(registry, DELIVERY_CONFIRMED, 101, 2, 102);
+    assert_int_equal(deliver(registry, 1, 1, 103, 0), FAIL_REFUSED);
+    assert_says("SN1");
+    assert_delivery(registry, DELIVERY_CONFIRMED, 101, 2, 102);
+}
+
+static void test_delivered_always(void **state)
+{
+    struct registry *registry = ((struct room *)*state)->registry;
+    struct terminal terminal = make_terminal("SN1", 1);
+    add(registry, &terminal);
+    assert_int_equal(deliver(registry, 1, 1, 100, 1), 0);
+    assert_int_equal(confirm(registry, 1, 101), 0);
+    assert_int_equal(deliver(registry, 1, 1, 102, 1), 0);
+    assert_delivery(registry, DELIVERY_CONFIRMED, 102, 2, 101);
+}
+
+static void test_delivered_after_reopen(void **state)
+{
+    struct registry *registry = ((struct room *)*state)->registry;
+    struct terminal terminal = make_terminal("SN1", 1);
+    add(registry, &terminal);
+    assert_int_equal(reopen(registry, "SN1"), 0);
+    assert_int_equal(deliver(registry, 1, 1, 100, 0), 0);
+    assert_int_equal(confirm(registry, 1, 101), 0);
+    assert_int_equal(reopen(registry, "SN1"), 0);
+    assert_delivery(registry, DELIVERY_DELIVERED, 100, 1, 0);
+    assert_int_equal(deliver(registry, 1, 1, 102, 0), 0);
+    assert_delivery(registry, DELIVERY_DELIVERED, 102, 2, 0);
+}
+
+static void test_reopen_wants_a_tmk(void **state)
+{
+    struct registry *registry = ((struct room *)*state)->registry;
+    struct terminal terminal = make_terminal("SN1", 1);
+    terminal.store = TMK_STORE_NONE;
+    add(registry, &terminal);
+    assert_int_equal(reopen(registry, "SN1"), FAIL_NOT_FOUND);
+    assert_says("no TMK");
+    assert_int_equal(reopen(registry, "SN2"), FAIL_NOT_FOUND);
+}
+
+static void test_not_delivered_when_changed_meanwhile(void **state)
+{
+    struct registry *registry = ((struct room *)*state)->registry;
+    struct terminal terminal = make_terminal("SN1", 1);
+    add(registry, &terminal);
+    assert_int_equal(deliver(registry, 2, 1, 100, 1), FAIL_REFUSED);
+    assert_int_equal(deliver(registry, 1, 2, 100, 1), FAIL_REFUSED);
+    assert_int_equal(registry_begin(registry), 0);
+    assert_int_equal(disable(registry, &terminal), 0);
+    assert_int_equal(registry_commit(registry), 0);
+    assert_int_equal(deliver(registry, 1, 1, 100, 1), FAIL_REFUSED);
+    assert_int_equal(deliver(registry, 2, 1, 100, 1), FAIL_REFUSED); /* disabled */
+    assert_delivery(registry, DELIVERY_READY, 0, 0, 0);
+}
+
+/* --- the bytes of a seal --- */
+
+static void test_seal_input_is_as_documented(void **state)
+{
+    (void)state;
+    static const uint8_t expected[] = {
+        'T', 'M', 'K', 'D', '-', 'S', 'E', 'A', 'L', 1, /* label */
+        0,   2,   'S', '1',                             /* sn */
+        0,   3,   7,   7,   7,                          /* spki */
+        0,   1,   1,                                    /* state */
+        0,   1,   'B',                                  /* batch */
+        0,   8,   0,   0,   0,   0,   0,   0,   1,   2, /* row_version */
+        0,   1,   3,                                    /* store */
+        0,   1,   2,                                    /* type */
+        0,   4,   0,   0,   3,   4,                     /* version */
+        0,   5,   1,   2,   3,   4,   5,                /* kcv */
+        0,   2,   8,   9,                               /* wrapped */
+    };
+    struct terminal terminal = make_terminal("S1", 7);
+    uint8_t bytes[SEAL_INPUT_MAX];
+    terminal.spki_len = 3;
+    strcpy(terminal.batch, "B");
+    terminal.row_version = 0x102;
+    terminal.tmk.version = 0x304;
+    terminal.wrapped_len = 2;
+    terminal.wrapped[0] = 8;
+    terminal.wrapped[1] = 9;
+    assert_int_equal(registry_seal_input(&terminal, bytes), sizeof(expected));
+    assert_memory_equal(bytes, expected, sizeof(expected));
+    terminal.store = TMK_STORE_NONE;
+    assert_int_equal(registry_seal_input(&terminal, bytes), sizeof(expected) - 20);
+}
+
+static int same_seal_input(const struct terminal *one, const struct terminal *other)
+{
+    uint8_t bytes[SEAL_INPUT_MAX], others[SEAL_INPUT_MAX];
+    size_t len = registry_seal_input(one, bytes);
+    return registry_seal_input(other, others) == len && memcmp(bytes, others, len) == 0;
+}
+
+static void test_seal_input_covers_what_decides(void **state)
+{
+    (void)state;
+    const struct terminal terminal = make_terminal("SN1", 1);
+    struct terminal changed[12];
+    for (size_t i = 0; i < 12; i++)
+        changed[i] = terminal;
+    changed[0].sn[0] = 's';
+    changed[1].spki[293] ^= 1;
+    changed[2].spki_len--;
+    changed[3].state = TERMINAL_DISABLED;
+    changed[4].batch[0] = 'b';
+    changed[5].row_version = 2;
+    changed[6].store = TMK_STORE_KW;
+    changed[7].tmk.type = TMK_AES256;
+    changed[8].tmk.version = 2;
+    changed[9].tmk.kcv[4] ^= 1;
+    changed[10].wrapped[23] ^= 1;
+    changed[11].store = TMK_STORE_NONE;
+    for (size_t i = 0; i < 12; i++) {
+        if (same_seal_input(&terminal, &changed[i]))
+            fail_msg("change %zu gives the same bytes", i);
+    }
+}
+
+static void test_seal_input_leaves_out_what_happened(void **state)
+{
+    (void)state;
+    const struct terminal terminal = make_terminal("SN1", 1);
+    struct terminal later = terminal;
+    later.created = later.changed = later.delivered_at = later.confirmed_at = 5;
+    later.delivered_count = 5;
+    later.status = DELIVERY_CONFIRMED;
+    memset(later.seal, 9, SEAL_LEN);
+    assert_true(same_seal_input(&terminal, &later));
+}
+
+/* A byte at the end of one field is not the same as that byte at the start of the next. */
+static void test_seal_input_keeps_fields_apart(void **state)
+{
+    (void)state;
+    struct terminal one = make_terminal("SNA", 'A'), other = make_terminal("SN", 'A');
+    other.spki_len++;
+    other.spki[other.spki_len - 1] = 'A';
+    assert_false(same_seal_input(&one, &other));
+
+    one = other = make_terminal("SN1", 1);
+    memset(one.tmk.kcv, 0x77, KCV_MAX);
+    memset(other.tmk.kcv, 0x77, KCV_MAX);
+    other.tmk.kcv_len--;
+    other.wrapped_len++;
+    other.wrapped[other.wrapped_len - 1] = 0x77;
+    assert_false(same_seal_input(&one, &other));
+}
+
+static void test_seal_input_at_its_largest(void **state)
+{
+    (void)state;
+    struct terminal terminal = make_terminal("", 1);
+    uint8_t bytes[SEAL_INPUT_MAX];
+    memset(terminal.sn, 'S', SN_MAX);
+    memset(terminal.batch, 'b', BATCH_MAX);
+    terminal.spki_len = SPKI_DER_MAX;
+    terminal.wrapped_len = TMK_WRAPPED_MAX;
+    assert_in_range(registry_seal_input(&terminal, bytes), SPKI_DER_MAX, SEAL_INPUT_MAX);
+}
+
+/* --- the audit log --- */
+
+/* Stands for the token's AUDIT key; the context is the key. */
+static int seal_with(void *context, const uint8_t hash[static AUDIT_HASH_LEN],
+                     uint8_t ret_seal[static SEAL_LEN])
+{
+    uint8_t input[AUDIT_HASH_LEN + 1];
+    input[0] = *(const uint8_t *)context;
+    memcpy(input + 1, hash, AUDIT_HASH_LEN);
+    SHA256(input, sizeof(input), ret_seal);
+    return 0;
+}
+
+static int seal_never(void *context, const uint8_t hash[static AUDIT_HASH_LEN],
+                      uint8_t ret_seal[static SEAL_LEN])
+{
+    (void)context;
+    (void)hash;
+    memset(ret_seal, 0, SEAL_LEN);
+    return FAIL_TOKEN;
+}
+
+static uint8_t our_key = 1, other_key = 2;
+
+static void append(struct registry *registry, const char *event, const char *sn)
+{
+    struct audit_record record = {
+        .at = 1700000000, .actor = "10.0.0.7:5021", .detail = "version 1"};
+    strcpy(record.event, event);
+    strcpy(record.sn, sn);
+    assert_int_equal(audit_append(registry, &record), 0);
+}
+
+static void commit_sealed(struct registry *registry, void *key)
+{
+    assert_int_equal(audit_seal(registry, seal_with, key), 0);
+    assert_int_equal(registry_commit(registry), 0);
+}
+
+/* Five records in three transactions: 1 2 | 3 | 4 5. */
+static void write_log(struct registry *registry, void *key)
+{
+    assert_int_equal(registry_begin(registry), 0);
+    append(registry, "added", "SN1");
+    append(registry, "added", "SN2");
+    commit_sealed(registry, key);
+    assert_int_equal(registry_begin(registry), 0);
+    append(registry, "delivered", "SN1");
+    commit_sealed(registry, key);
+    assert_int_equal(registry_begin(registry), 0);
+    append(registry, "delivered", "SN2");
+    append(registry, "confirmed", "SN1");
+    commit_sealed(registry, key);
+}
+
+static int64_t verified(struct registry *registry)
+{
+    int64_t records = -1;
+    assert_int_equal(audit_verify(registry, seal_with, &our_key, &records), 0);
+    return records;
+}
+
+static void test_a_log_that_fits(void **state)
+{
+    struct registry *registry = ((struct room *)*state)->registry;
+    assert_int_equal(verified(registry), 0);
+    write_log(registry, &our_key);
+    assert_int_equal(verified(registry), 5);
+    write_log(registry, &our_key);
+    assert_int_equal(verified(registry), 10);
+}
+
+static void test_each_tampering_is_noticed(void **state)
+{
+    static const char *const edits[] = {
+        "UPDATE audit SET at = at + 1 WHERE seq = 2",
+        "UPDATE audit SET event = 'refused' WHERE seq = 2",
+        "UPDATE audit SET sn = 'SN9' WHERE seq = 3",
+        "UPDATE audit SET actor = '' WHERE seq = 4",
+        "UPDATE audit SET detail = 'version 2' WHERE seq = 5",
+        "UPDATE audit SET hash = zeroblob(32) WHERE seq = 1",
+        "UPDATE audit SET hash = zeroblob(32) WHERE seq = 5",
+        "UPDATE audit SET sn = 'SN1v', actor = substr(actor, 2) WHERE seq = 5",
+        "UPDATE audit SET event = hex(zeroblob(99)) WHERE seq = 5",
+        "UPDATE audit SET detail = hex(zeroblob(99999)) WHERE seq = 5",
+        "UPDATE audit SET seq = 6 WHERE seq = 5; UPDATE audit_seal SET seq = 6 WHERE seq = 5",
+        "UPDATE audit SET seq = 0 WHERE seq = 1",
+        "UPDATE audit SET seq = -1 WHERE seq = 1",
+        "DELETE FROM audit WHERE seq = 1",
+        "DELETE FROM audit WHERE seq = 3",
+        "DELETE FROM audit WHERE seq = 3; DELETE FROM audit_seal WHERE seq = 3",
+        "DELETE FROM audit WHERE seq = 5",
+        "DELETE FROM audit WHERE seq = 5; DELETE FROM audit_seal WHERE seq = 5",
+        "DELETE FROM audit WHERE seq > 3",
+        "DELETE FROM audit",
+        "UPDATE audit SET seq = 9 WHERE seq = 1; UPDATE audit SET seq = 1 WHERE seq = 2;"
+        "UPDATE audit SET seq = 2 WHERE seq = 9",
+        "INSERT INTO audit VALUES (6, 1, 'added', '', '', '', zeroblob(32))",
+        "INSERT INTO audit SELECT 6, at, event, sn, actor, detail, hash FROM audit WHERE seq = 5;"
+        "INSERT INTO audit_seal SELECT 6, seal FROM audit_seal WHERE seq = 5",
+        "DELETE FROM audit_seal WHERE seq = 2",
+        "DELETE FROM audit_seal WHERE seq = 5",
+        "DELETE FROM audit_seal",
+        "UPDATE audit_seal SET seal = zeroblob(32) WHERE seq = 2",
+        "UPDATE audit_seal SET seal = zeroblob(32) WHERE seq = 5",
+        "UPDATE audit_seal SET seal = zeroblob(31) WHERE seq = 5",
+        "INSERT INTO audit_seal VALUES (1, zeroblob(32))",
+        "INSERT INTO audit_seal VALUES (99, zeroblob(32))",
+    };
+    struct room *room = *state;
+    int64_t records = -1;
+    write_log(room->registry, &our_key);
+    edit(room, "CREATE TABLE a AS SELECT * FROM audit; CREATE TABLE s AS SELECT * FROM audit_seal");
+    for (size_t i = 0; i < sizeof(edits) / sizeof(edits[0]); i++) {
+        edit(room, edits[i]);
+        if (audit_verify(room->registry, seal_with, &our_key, &records) != FAIL_SEAL)
+            fail_msg("not noticed: %s", edits[i]);
+        assert_says("audit record ");
+        edit(room, "DELETE FROM audit_seal; DELETE FROM audit;"
+                   "INSERT INTO audit SELECT * FROM a; INSERT INTO audit_seal SELECT * FROM s");
+        assert_int_equal(verified(room->registry), 5);
+    }
+    assert_int_equal(records, -1);
+}
+
+static void test_a_log_written_anew_without_the_key_is_noticed(void **state)
+{
+    struct registry *registry = ((struct room *)*state)->registry;
+    int64_t records = -1;
+    write_log(registry, &other_key);
+    assert_int_equal(audit_verify(registry, seal_with, &our_key, &records), FAIL_SEAL);
+    assert_says("audit record 2: its seal");
+}
+
+static void test_a_slip_in_the_shell_is_refused(void **state)
+{
+    static const char *const slips[] = {
+        "UPDATE audit SET at = 1",
+        "DELETE FROM audit",
+        "REPLACE INTO audit VALUES (5, 1, 'added', '', '', '', zeroblob(32))",
+        "INSERT INTO audit VALUES (7, 1, 'added', '', '', '', zeroblob(32))",
+        "UPDATE audit_seal SET seal = zeroblob(32)",
+        "DELETE FROM audit_seal",
+        "REPLACE INTO audit_seal VALUES (5, zeroblob(32))",
+        "INSERT INTO audit_seal VALUES (4, zeroblob(32))",
+        "UPDATE terminal SET state = 2",
+        "UPDATE terminal SET spki = 'text'",
+    };
+    struct room *room = *state;
+    struct terminal terminal = make_terminal("SN1", 1);
+    sqlite3 *db = NULL;
+    add(room->registry, &terminal);
+    write_log(room->registry, &our_key);
+    assert_int_equal(sqlite3_open(room->path, &db), SQLITE_OK);
+    for (size_t i = 0; i < sizeof(slips) / sizeof(slips[0]); i++)
+        assert_int_equal(sqlite3_exec(db, slips[i], NULL, NULL, NULL), SQLITE_CONSTRAINT);
+    sqlite3_close(db);
+    assert_int_equal(verified(room->registry), 5);
+}
+
+static void test_unsealed_records_are_not_committed(void **state)
+{
+    struct registry *registry = ((struct room *)*state)->registry;
+    struct terminal terminal = make_terminal("SN1", 1);
+    assert_int_equal(registry_begin(registry), 0);
+    assert_int_equal(registry_add(registry, &terminal), 0);
+    append(registry, "added", "SN1");
+    assert_int_equal(audit_seal(registry, seal_never, NULL), FAIL_TOKEN);
+    assert_int_equal(registry_commit(registry), FAIL_REGISTRY);
+    assert_says("not sealed");
+    assert_int_equal(count_terminals(registry), 0);
+    assert_int_equal(verified(registry), 0);
+    write_log(registry, &our_key);
+    assert_int_equal(verified(registry), 5);
+}
+
+static void test_records_of_a_part_go_with_it(void **state)
+{
+    struct registry *registry = ((struct room *)*state)->registry;
+    write_log(registry, &our_key);
+    assert_int_equal(registry_begin(registry), 0);
+    assert_int_equal(registry_part_begin(registry), 0);
+    append(registry, "added", "SN3");
+    registry_part_undo(registry);
+    commit_sealed(registry, &our_key);
+    assert_int_equal(verified(registry), 5);
+    write_log(registry, &our_key);
+    assert_int_equal(verified(registry), 10);
+}
+
+static void test_two_writers_make_one_log(void **state)
+{
+    struct room *room = *state;
+    struct registry *second = NULL;
+    assert_int_equal(registry_open(room->path, REGISTRY_WRITE, &second), 0);
+    for (int i = 0; i < 3; i++) {
+        write_log(room->registry, &our_key);
+        write_log(second, &our_key);
+    }
+    assert_int_equal(verified(second), 30);
+    registry_close(second);
+}
+
+struct record_list {
+    size_t count, stop_at;
+    struct audit_record records[16];
+};
+
+static int note_record(void *context, const struct audit_record *record)
+{
+    struct record_list *list = context;
+    list->records[list->count++] = *record;
+    return list->count == list->stop_at ? 42 : 0;
+}
+
+static void test_the_log_by_pages(void **state)
+{
+    struct registry *registry = ((struct room *)*state)->registry;
+    struct record_list list = {0}, stopped = {.stop_at = 1};
+    write_log(registry, &our_key);
+    assert_int_equal(audit_list(registry, 0, 3, note_record, &list), 0);
+    assert_int_equal(list.count, 3);
+    assert_int_equal(audit_list(registry, 3, 3, note_record, &list), 0);
+    assert_int_equal(list.count, 5);
+    for (size_t i = 0; i < 5; i++)
+        assert_int_equal(list.records[i].seq, i + 1);
+    assert_int_equal(list.records[4].at, 1700000000);
+    assert_string_equal(list.records[4].event, "confirmed");
+    assert_string_equal(list.records[4].sn, "SN1");
+    assert_string_equal(list.records[4].actor, "10.0.0.7:5021");
+    assert_string_equal(list.records[4].detail, "version 1");
+    assert_int_equal(audit_list(registry, 0, 9, note_record, &stopped), 42);
+}
+
+static void test_a_record_of_the_largest_fields(void **state)
+{
+    struct registry *registry = ((struct room *)*state)->registry;
+    struct audit_record record = {.at = INT64_MAX};
+    struct record_list list = {0};
+    memset(record.event, 'e', AUDIT_EVENT_MAX);
+    memset(record.sn, 's', SN_MAX);
+    memset(record.actor, 'a', AUDIT_ACTOR_MAX);
+    memset(record.detail, 'd', AUDIT_DETAIL_MAX);
+    assert_int_equal(registry_begin(registry), 0);
+    assert_int_equal(audit_append(registry, &record), 0);
+    assert_int_equal(record.seq, 1);
+    commit_sealed(registry, &our_key);
+    assert_int_equal(verified(registry), 1);
+    assert_int_equal(audit_list(registry, 0, 9, note_record, &list), 0);
+    assert_memory_equal(&list.records[0], &record, sizeof(record));
+}
+
+/* --- a kill at any instant --- */
+
+/* Adds terminals, each with its record, and tells of each once it is committed. */
+static void add_for_ever(const char *path, int told)
+{
+    struct registry *registry = NULL;
+    if (registry_open(path, REGISTRY_WRITE, &registry))
+        _exit(1);
+    for (uint8_t i = 1; i < 255; i++) {
+        char sn[16];
+        snprintf(sn, sizeof(sn), "SN%03d", i);
+        struct terminal terminal = make_terminal(sn, i);
+        struct audit_record record = {.at = 1, .event = "added"};
+        if (registry_begin(registry) || registry_add(registry, &terminal) ||
+            audit_append(registry, &record) || audit_seal(registry, seal_with, &our_key) ||
+            registry_commit(registry) || write(told, &i, 1) != 1)
+            _exit(1);
+    }
+    for (;;)
+        pause();
+}
+
+static void test_what_is_acknowledged_survives_a_kill(void **state)
+{
+    struct room *room = *state;
+    int told[2];
+    uint8_t last = 0, i = 0;
+    struct terminal found;
+    assert_int_equal(pipe(told), 0);
+    pid_t child = fork();
+    assert_true(child >= 0);
+    if (child == 0)
+        add_for_ever(room->path, told[1]);
+    close(told[1]);
+    while (last < 20 && read(told[0], &last, 1) == 1)
+        ;
+    assert_int_equal(kill(child, SIGKILL), 0);
+    assert_int_equal(waitpid(child, NULL, 0), child);
+    while (read(told[0], &i, 1) == 1)
+        last = i;
+    close(told[0]);
+
+    assert_true(last >= 20);
+    for (i = 1; i <= last; i++) {
+        char sn[16];
+        snprintf(sn, sizeof(sn), "SN%03d", i);
+        assert_int_equal(registry_find(room->registry, sn, &found), 0);
+    }
+    /* A change and its record are one: never the one without the other. */
+    assert_int_equal(verified(room->registry), count_terminals(room->registry));
+}
+
+static void test_names(void **state)
+{
+    (void)state;
+    assert_string_equal(terminal_state_name(TERMINAL_ENABLED), "enabled");
+    assert_string_equal(terminal_state_name(TERMINAL_DISABLED), "disabled");
+    assert_string_equal(delivery_status_name(DELIVERY_NONE), "none");
+    assert_string_equal(delivery_status_name(DELIVERY_READY), "ready");
+    assert_string_equal(delivery_status_name(DELIVERY_DELIVERED), "delivered");
+    assert_string_equal(delivery_status_name(DELIVERY_CONFIRMED), "confirmed");
+}
+
+#define IN_ROOM(test) cmocka_unit_test_setup_teardown(test, set_up, tear_down)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        IN_ROOM(test_a_new_registry_is_empty_and_private),
+        IN_ROOM(test_its_log_is_private_too),
+        IN_ROOM(test_none_is_opened_where_none_is),
+        IN_ROOM(test_opening_again_keeps_what_is_there),
+        IN_ROOM(test_a_newer_schema_is_refused),
+        IN_ROOM(test_the_database_of_another_is_left_alone),
+        IN_ROOM(test_a_file_that_is_no_database),
+        IN_ROOM(test_an_interrupted_creation_leaves_none),
+        IN_ROOM(test_a_reader_changes_nothing),
+        IN_ROOM(test_a_terminal_is_found_as_it_was_added),
+        IN_ROOM(test_a_terminal_of_the_largest_fields),
+        IN_ROOM(test_a_terminal_without_a_tmk),
+        IN_ROOM(test_the_newest_tmk_is_found),
+        IN_ROOM(test_an_unknown_sn),
+        IN_ROOM(test_an_sn_is_taken_as_it_is),
+        IN_ROOM(test_a_key_leads_to_its_sn),
+        IN_ROOM(test_an_sn_or_a_key_is_registered_once),
+        IN_ROOM(test_what_no_terminal_has_is_not_added),
+        IN_ROOM(test_an_update_is_kept),
+        IN_ROOM(test_the_second_of_two_updates_is_told),
+        IN_ROOM(test_a_list_by_pages),
+        IN_ROOM(test_impossible_values_are_a_broken_seal),
+        IN_ROOM(test_an_impossible_sn_is_a_broken_seal),
+        IN_ROOM(test_a_registry_without_its_table),
+        IN_ROOM(test_a_rollback_leaves_nothing),
+        IN_ROOM(test_a_part_is_undone_alone),
+        IN_ROOM(test_nothing_changes_outside_a_transaction),
+        IN_ROOM(test_a_reader_beside_a_writer),
+        IN_ROOM(test_a_second_writer_waits_and_is_told),
+        IN_ROOM(test_a_full_disk),
+        IN_ROOM(test_delivered_until_confirmed),
+        IN_ROOM(test_delivered_always),
+        IN_ROOM(test_delivered_after_reopen),
+        IN_ROOM(test_reopen_wants_a_tmk),
+        IN_ROOM(test_not_delivered_when_changed_meanwhile),
+        cmocka_unit_test(test_seal_input_is_as_documented),
+        cmocka_unit_test(test_seal_input_covers_what_decides),
+        cmocka_unit_test(test_seal_input_leaves_out_what_happened),
+        cmocka_unit_test(test_seal_input_keeps_fields_apart),
+        cmocka_unit_test(test_seal_input_at_its_largest),
+        IN_ROOM(test_a_log_that_fits),
+        IN_ROOM(test_each_tampering_is_noticed),
+        IN_ROOM(test_a_log_written_anew_without_the_key_is_noticed),
+        IN_ROOM(test_a_slip_in_the_shell_is_refused),
+        IN_ROOM(test_unsealed_records_are_not_committed),
+        IN_ROOM(test_records_of_a_part_go_with_it),
+        IN_ROOM(test_two_writers_make_one_log),
+        IN_ROOM(test_the_log_by_pages),
+        IN_ROOM(test_a_record_of_the_largest_fields),
+        IN_ROOM(test_what_is_acknowledged_survives_a_kill),
+        cmocka_unit_test(test_names),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
