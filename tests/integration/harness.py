@@ -109,7 +109,6 @@ class Server:
             stdout=subprocess.PIPE,
             stderr=self.log_path.open("a"),
             text=True,
-            start_new_session=True,
         )
         self.address = self._wait_until_ready()
         return self
@@ -130,23 +129,19 @@ class Server:
         """SIGTERM; it ends with 0, with nothing left behind and nothing to report."""
         if not self.process:
             return
+        children = self.children()
         process, self.process = self.process, None
         process.send_signal(signal.SIGTERM)
         try:
             code = process.wait(RUN_SECONDS)
         finally:
-            self._kill_group(process)
+            process.kill()  # its children end when it is gone
+            process.wait()
         process.stdout.close()
         check_clean(self.log())
         assert code == 0, (code, self.log()[-3000:])
-
-    @staticmethod
-    def _kill_group(process):
-        try:
-            os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
-        process.wait()
+        left = [role for role, pid in children.items() if os.path.exists(f"/proc/{pid}")]
+        assert not left, f"{left} outlived tmkd"
 
     def remove(self):
         try:

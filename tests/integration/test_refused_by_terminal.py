@@ -60,10 +60,8 @@ def assert_refuses(steps, terminal, root):
     return line
 
 
-@pytest.mark.parametrize("digest", ["sha1", "sha256"])
-def test_honest_is_not_refused(steps, terminal, root_path, digest):
+def test_honest_is_not_refused(steps, terminal, root_path):
     """Without this, every refusal below could be for another reason."""
-    steps.digest = digest
     result, results = run_against(steps, terminal, root_path)
     assert result.returncode == 0, result.stderr
     assert results == [True]
@@ -265,6 +263,12 @@ def test_a_tmk_of_another_length(steps, terminal, root_path):
 
 def test_a_tmk_of_another_type(steps, terminal, root_path):
     steps.kind = "des2"  # 16 bytes, as aes128, and its KCV
+    assert_refuses(steps, terminal, root_path)
+
+
+def test_a_transport_the_token_cannot_open(steps, terminal, root_path):
+    """SoftHSM 2.6.1 knows OAEP with SHA-1 only."""
+    steps.digest = "sha256"
     assert_refuses(steps, terminal, root_path)
 
 
