@@ -32,7 +32,8 @@ int base64_decode(const char *text, uint8_t *ret_bytes, size_t size, size_t *ret
     if (chars == 0 || chars % 4 != 0 || chars / 4 * 3 > sizeof(bytes) - 3)
         return fail(FAIL_MALFORMED, "not base64: %zu characters", chars);
     size_t padding = (size_t)(text[chars - 1] == '=') + (size_t)(text[chars - 2] == '=');
-    if (EVP_DecodeBlock(bytes, (const unsigned char *)text, (int)chars) < 0)
+    /* Fewer bytes come back where it passed over white space at an end. */
+    if (EVP_DecodeBlock(bytes, (const unsigned char *)text, (int)chars) != (int)(chars / 4 * 3))
         return fail(FAIL_MALFORMED, "not base64");
     size_t len = chars / 4 * 3 - padding;
     if (len > size)
