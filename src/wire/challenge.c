@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include <openssl/asn1t.h>
+#include <openssl/err.h>
 
 #include "common/fail.h"
 
@@ -51,7 +52,9 @@ static int is_der_sequence(const uint8_t *der, size_t len)
     long content_len;
     int tag;
     int class;
+    ERR_set_mark();
     int kind = ASN1_get_object(&content, &content_len, &tag, &class, (long)len);
+    ERR_pop_to_mark();
     return kind == V_ASN1_CONSTRUCTED && tag == V_ASN1_SEQUENCE && class == V_ASN1_UNIVERSAL &&
            content + content_len == der + len &&
            ASN1_object_size(1, (int)content_len, tag) == (int)len;
@@ -68,12 +71,11 @@ static size_t chain_der_len(const struct cert_chain *chain)
 int cert_chain_add(struct cert_chain *chain, const uint8_t *der, size_t len)
 {
     size_t used = chain_der_len(chain);
-    if (len > CHAIN_DER_MAX || !is_der_sequence(der, len))
-        return fail(FAIL_MALFORMED, "a certificate is a DER SEQUENCE of at most %d bytes",
-                    CHAIN_DER_MAX);
-    if (chain->count == CHAIN_MAX || len > CHAIN_DER_MAX - used)
+    if (chain->count >= CHAIN_MAX || len > CHAIN_DER_MAX - used)
         return fail(FAIL_MALFORMED, "a certificate chain has at most %d certificates, %d bytes",
                     CHAIN_MAX, CHAIN_DER_MAX);
+    if (!is_der_sequence(der, len))
+        return fail(FAIL_MALFORMED, "a certificate that is not one DER SEQUENCE");
     memcpy(chain->der + used, der, len);
     chain->len[chain->count++] = len;
     return 0;

@@ -92,11 +92,15 @@ static int template_decode(const uint8_t *der, size_t len, MESSAGE **ret)
     template = (MESSAGE *)ASN1_item_d2i(NULL, &at, (long)len, ASN1_ITEM_rptr(MESSAGE));
     if (!template || at != der + len || !is_strict(template, der, len)) {
         template_free(template);
-        ERR_clear_error();
         return fail(FAIL_MALFORMED, "%zu bytes that are not the DER of one Message", len);
     }
     *ret = template;
     return 0;
+}
+
+static int no_such_type(void)
+{
+    return fail(FAIL_MALFORMED, "a message of no known type");
 }
 
 static int template_read(const MESSAGE *from, struct message *ret)
@@ -118,13 +122,13 @@ static int template_read(const MESSAGE *from, struct message *ret)
     case MESSAGE_FAILURE:
         return failure_read(from->value.failure, &ret->failure);
     }
-    return fail(FAIL_MALFORMED, "a message of no known type");
+    return no_such_type();
 }
 
 static int template_write(const struct message *from, MESSAGE *ret)
 {
     if (!message_type_name(from->type))
-        return fail(FAIL_MALFORMED, "a message of no known type");
+        return no_such_type();
     ret->type = (int)from->type;
     ret->value.any = ASN1_item_new(types[from->type].item());
     if (!ret->value.any)
@@ -145,22 +149,25 @@ static int template_write(const struct message *from, MESSAGE *ret)
     case MESSAGE_FAILURE:
         return failure_write(&from->failure, ret->value.failure);
     }
-    return FAIL_MALFORMED;
+    return no_such_type();
 }
 
 int message_decode(const uint8_t *der, size_t len, struct message *ret)
 {
     MESSAGE *template = NULL;
     struct message message;
-    int rc = template_decode(der, len, &template);
-    if (rc < 0)
-        return rc;
+
     /* All bytes, the unused ones of the union too: messages are compared as bytes. */
     memset(&message, 0, sizeof(message));
-    rc = template_read(template, &message);
+    ERR_set_mark();
+    int rc = template_decode(der, len, &template);
+    if (rc == 0)
+        rc = template_read(template, &message);
     if (rc == 0)
         *ret = message;
     template_free(template);
+    /* What OpenSSL thinks of a stranger's bytes is not the reason of a later failure. */
+    ERR_pop_to_mark();
     return rc;
 }
 

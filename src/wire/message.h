@@ -17,11 +17,11 @@ enum {
     RSA_BLOCK_MAX = 512, /* bytes of an RSA-4096 block: C1, C2, Ctmk */
     KCV_MIN = 3,
     KCV_MAX = 5,
-    MAC_MIN = 8, /* one TDEA block */
-    MAC_MAX = 16, /* one AES block */
-    CHAIN_MAX = 4,        /* certificates, KSWCRT first */
-    CHAIN_DER_MAX = 7168, /* bytes of all of them: what fits a frame beside the rest */
-    MESSAGE_MAX = 8192,   /* bytes of one Message: the largest frame */
+    MAC_MIN = 8,            /* one TDEA block */
+    MAC_MAX = 16,           /* one AES block */
+    CHAIN_MAX = 4,          /* certificates, KSWCRT first */
+    CHAIN_DER_MAX = 7168,   /* bytes of all of them: what fits a frame beside the rest */
+    MESSAGE_MAX = 8192,     /* bytes of one Message: the largest frame */
     RETRY_AFTER_MAX = 3600, /* seconds */
     RETRY_AFTER_NONE = -1,
 };

@@ -15,7 +15,8 @@ enum {
 };
 
 /* deliveryDigest = SHA-256(DER(Delivery)), the SEQUENCE without the Message tag. */
-int transcript_delivery_digest(const struct delivery *delivery, uint8_t ret_digest[static DIGEST_LEN]);
+int transcript_delivery_digest(const struct delivery *delivery,
+                               uint8_t ret_digest[static DIGEST_LEN]);
 
 /* H = SHA-256(DER(Hello) || DER(ChallengeTBS)). */
 int transcript_hash(const struct hello *hello, const struct challenge_tbs *tbs,
