@@ -7,14 +7,15 @@
 #include "common/fail.h"
 #include "hsm/cryptoki.h"
 
-/* What a TMK may do, wherever it is: be wrapped, and make MACs (CMAC). */
+/* What a TMK may do, wherever it is: be wrapped, and make MACs (CMAC). CKA_MODIFIABLE is last
+ * because SoftHSM's C_UnwrapKey takes no attribute more after it. */
 #define TMK_ATTRIBUTES                                                                             \
     ATTRIBUTE(CKA_PRIVATE, token_true), ATTRIBUTE(CKA_SENSITIVE, token_true),                      \
-        ATTRIBUTE(CKA_MODIFIABLE, token_false), ATTRIBUTE(CKA_EXTRACTABLE, token_true),            \
-        ATTRIBUTE(CKA_SIGN, token_true), ATTRIBUTE(CKA_VERIFY, token_true),                        \
-        ATTRIBUTE(CKA_ENCRYPT, token_false), ATTRIBUTE(CKA_DECRYPT, token_false),                  \
-        ATTRIBUTE(CKA_WRAP, token_false), ATTRIBUTE(CKA_UNWRAP, token_false),                      \
-        ATTRIBUTE(CKA_DERIVE, token_false)
+        ATTRIBUTE(CKA_EXTRACTABLE, token_true), ATTRIBUTE(CKA_SIGN, token_true),                   \
+        ATTRIBUTE(CKA_VERIFY, token_true), ATTRIBUTE(CKA_ENCRYPT, token_false),                    \
+        ATTRIBUTE(CKA_DECRYPT, token_false), ATTRIBUTE(CKA_WRAP, token_false),                     \
+        ATTRIBUTE(CKA_UNWRAP, token_false), ATTRIBUTE(CKA_DERIVE, token_false),                    \
+        ATTRIBUTE(CKA_MODIFIABLE, token_false)
 
 #define COUNT(array) (sizeof(array) / sizeof((array)[0]))
 
