@@ -111,7 +111,7 @@ static int check_listen(cfg_t *cfg, cfg_opt_t *opt)
     const char *last = count > 0 ? cfg_opt_getnstr(opt, count - 1) : NULL;
     if (last && is_listen_address(last))
         return 0;
-    cfg_error(cfg, "listen is \"%s\"; it can be \"127.0.0.1:5021\" or \"[::]:5021\"",
+    cfg_error(cfg, "listen is \"%s\"; it can be \"127.0.0.1:7443\" or \"[::]:7443\"",
               last ? last : "");
     return -1;
 }
@@ -173,7 +173,7 @@ static void set_checks(cfg_t *cfg)
 /* The options there are and what each is when the file does not say. */
 static cfg_t *make_options(void)
 {
-    char any_address[] = "{\"0.0.0.0:5021\"}", empty[] = "{}"; /* cfg_init() copies them */
+    char any_address[] = "{\"0.0.0.0:7443\"}", empty[] = "{}"; /* cfg_init() copies them */
     cfg_opt_t token[] = {
         CFG_STR("module", "/usr/lib/softhsm/libsofthsm2.so", CFGF_NONE),
         CFG_STR("label", "tmkd", CFGF_NONE),
