@@ -83,7 +83,7 @@ int cage_harden(void)
     if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
         return fail_system("cannot forbid new privileges");
     /* LeakSanitizer looks at its process as a debugger does. */
-    if (!SANITIZED && prctl(PR_SET_DUMPABLE, 0, 0, 0, 0))
+    if (prctl(PR_SET_DUMPABLE, SANITIZED, 0, 0, 0))
         return fail_system("cannot forbid debuggers");
     return 0;
 }
@@ -162,4 +162,10 @@ int cage_filter(void)
     seccomp_release(filter);
     errno = -rc; /* libseccomp's errors are negative numbers of errno */
     return rc ? fail_system("cannot load the system call filter") : 0;
+}
+
+int cage_settle(const char *user)
+{
+    int rc = geteuid() == 0 && user[0] ? cage_become(user) : 0;
+    return rc < 0 ? rc : cage_harden();
 }

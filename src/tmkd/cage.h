@@ -25,6 +25,10 @@ int cage_become_numbers(uid_t user, gid_t group);
  * the user changes, so this comes after cage_become(). */
 int cage_harden(void);
 
+/* What a process with a token does: cage_become(user) when started as root and user is not empty,
+ * then cage_harden(). */
+int cage_settle(const char *user);
+
 /* Whether this build can filter; a sanitizer's own calls would not pass. */
 int cage_can_filter(void);
 

@@ -2,6 +2,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/prctl.h>
 
 #include "tmkd/ceremony.h"
 #include "tmkd/keeper.h"
@@ -69,9 +70,19 @@ static int read_arguments(int argc, char **argv, struct arguments *ret)
     return optind < argc ? misused("it takes options only") : 0;
 }
 
+/* What ps and top show: a child is executed as /proc/self/exe and would be "exe". */
+static void show_role(const char *role)
+{
+    char name[16]; /* PR_SET_NAME's limit */
+    snprintf(name, sizeof(name), "tmkd-%s", role);
+    prctl(PR_SET_NAME, name, 0, 0, 0);
+}
+
 static int run(const struct arguments *arguments)
 {
     const char *role = arguments->role ? arguments->role : "supervisor";
+    if (arguments->role)
+        show_role(role);
     if (strcmp(role, "listener") == 0)
         return listener_run();
     if (!arguments->conf) {

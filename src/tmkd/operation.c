@@ -1,0 +1,354 @@
+#include "tmkd/operation.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "common/fail.h"
+#include "common/log.h"
+#include "tmkd/audit_key.h"
+#include "tmkd/import.h"
+#include "tmkd/reply.h"
+
+enum { LIST_MOST = 1024 };
+
+struct operation {
+    struct job job;
+    struct crew *crew;
+    const struct conf *conf;
+    const struct operation_kind *kind;
+    json_t *request;
+    json_t *value; /* of the ok answer */
+    struct import *import;
+    char actor[AUDIT_ACTOR_MAX + 1];
+    operation_answer *answer;
+    void *context;
+};
+
+struct operation_kind {
+    const char *name;
+    int (*read)(struct operation *operation, struct station *station);
+    int (*write)(struct operation *operation, struct station *station); /* NULL: no change */
+    int (*undo)(struct operation *operation, struct station *station);  /* NULL: nothing to undo */
+};
+
+static int set_value(struct operation *operation, json_t *value)
+{
+    json_decref(operation->value);
+    operation->value = value;
+    return value ? 0 : fail(FAIL_MEMORY, "no memory for the answer");
+}
+
+/* --- looking --- */
+
+static int show_terminal(struct operation *operation, struct station *station)
+{
+    const char *sn;
+    struct terminal terminal;
+    int rc = request_sn(operation->request, &sn);
+    if (rc == 0)
+        rc = registry_find(station->registry, sn, &terminal);
+    return rc < 0 ? rc : set_value(operation, reply_terminal(&terminal));
+}
+
+static int show_tmk(struct operation *operation, struct station *station)
+{
+    const char *sn;
+    struct terminal terminal;
+    int rc = request_sn(operation->request, &sn);
+    if (rc == 0)
+        rc = registry_find(station->registry, sn, &terminal);
+    if (rc == 0 && terminal.store == TMK_STORE_NONE)
+        rc = fail(FAIL_NOT_FOUND, "terminal %s has no TMK", sn);
+    return rc < 0 ? rc : set_value(operation, reply_tmk(&terminal));
+}
+
+static int add_to_array(json_t *array, json_t *item)
+{
+    return json_array_append_new(array, item) < 0 ? fail(FAIL_MEMORY, "no memory for the answer")
+                                                  : 0;
+}
+
+static int list_one_terminal(void *context, const struct terminal *terminal)
+{
+    return add_to_array(context, reply_terminal(terminal));
+}
+
+static int list_terminals(struct operation *operation, struct station *station)
+{
+    const char *after;
+    int64_t limit;
+    int rc = request_text(operation->request, "after", &after);
+    if (rc == 0)
+        rc = request_number(operation->request, "limit", 1, LIST_MOST, &limit);
+    if (rc == 0)
+        rc = set_value(operation, json_array());
+    return rc < 0 ? rc
+                  : registry_list(station->registry, after, (size_t)limit, list_one_terminal,
+                                  operation->value);
+}
+
+static int list_one_record(void *context, const struct audit_record *record)
+{
+    return add_to_array(context, reply_audit(record));
+}
+
+static int list_audit(struct operation *operation, struct station *station)
+{
+    int64_t after;
+    int64_t limit;
+    int rc = request_number(operation->request, "after", 0, INT64_MAX, &after);
+    if (rc == 0)
+        rc = request_number(operation->request, "limit", 1, LIST_MOST, &limit);
+    if (rc == 0)
+        rc = set_value(operation, json_array());
+    return rc < 0 ? rc
+                  : audit_list(station->registry, after, (size_t)limit, list_one_record,
+                               operation->value);
+}
+
+static int verify_audit(struct operation *operation, struct station *station)
+{
+    struct audit_key key = {station->session, station->vault->keyring.audit};
+    int64_t records;
+    int rc = audit_verify(station->registry, audit_key_seal, &key, &records);
+    return rc < 0 ? rc : set_value(operation, json_pack("{s:I}", "records", (json_int_t)records));
+}
+
+static int reload_chain(struct operation *operation, struct station *station)
+{
+    int rc = vault_reload_chain(station->vault, station->session);
+    return rc < 0 ? rc : set_value(operation, json_true());
+}
+
+static int show_status(struct operation *operation, struct station *station)
+{
+    const struct vault *vault = station->vault;
+    int64_t terminals;
+    int rc = registry_count(station->registry, &terminals);
+    if (rc < 0)
+        return rc;
+    return set_value(operation,
+                     json_pack("{s:I, s:s, s:s, s:s, s:s}", "terminals", (json_int_t)terminals,
+                               "prks", prks_spec_name(&vault->keyring.prks_spec), "tmk_store",
+                               vault->wrapped ? "wrapped" : "token", "oaep",
+                               vault->oaep == OAEP_SHA256 ? "sha256" : "sha1", "token",
+                               operation->conf->token.label));
+}
+
+/* --- changing one terminal --- */
+
+static int check_sn(struct operation *operation, struct station *station)
+{
+    const char *sn;
+    (void)station;
+    return request_sn(operation->request, &sn);
+}
+
+static int audit_change(const struct operation *operation, struct registry *registry,
+                        const char *event, const char *sn, int64_t now)
+{
+    struct audit_record record = {.at = now};
+    snprintf(record.event, sizeof(record.event), "%s", event);
+    snprintf(record.sn, sizeof(record.sn), "%s", sn);
+    snprintf(record.actor, sizeof(record.actor), "%s", operation->actor);
+    return audit_append(registry, &record);
+}
+
+/* A row whose seal does not fit is never sealed anew: that would make an intruder's change good. */
+static int find_sealed(struct operation *operation, struct station *station,
+                       struct terminal *ret_terminal)
+{
+    const char *sn;
+    int rc = request_sn(operation->request, &sn);
+    if (rc == 0)
+        rc = registry_find(station->registry, sn, ret_terminal);
+    return rc < 0 ? rc : vault_check_seal(station->vault, station->session, ret_terminal);
+}
+
+static int set_state(struct operation *operation, struct station *station,
+                     enum terminal_state state, const char *event)
+{
+    struct terminal terminal;
+    int rc = find_sealed(operation, station, &terminal);
+    if (rc < 0)
+        return rc;
+    if (terminal.state == state)
+        return set_value(operation, reply_terminal(&terminal));
+    terminal.state = state;
+    terminal.row_version++;
+    terminal.changed = time(NULL);
+    if ((rc = vault_seal(station->vault, station->session, &terminal)) < 0 ||
+        (rc = registry_update(station->registry, &terminal)) < 0 ||
+        (rc = audit_change(operation, station->registry, event, terminal.sn, terminal.changed)) < 0)
+        return rc;
+    return set_value(operation, reply_terminal(&terminal));
+}
+
+static int disable_terminal(struct operation *operation, struct station *station)
+{
+    return set_state(operation, station, TERMINAL_DISABLED, "disabled");
+}
+
+static int enable_terminal(struct operation *operation, struct station *station)
+{
+    return set_state(operation, station, TERMINAL_ENABLED, "enabled");
+}
+
+static int reopen_terminal(struct operation *operation, struct station *station)
+{
+    struct terminal terminal;
+    int rc = find_sealed(operation, station, &terminal);
+    if (rc == 0 && terminal.store == TMK_STORE_NONE)
+        rc = fail(FAIL_NOT_FOUND, "terminal %s has no TMK to deliver", terminal.sn);
+    if (rc < 0 || (rc = registry_reopen(station->registry, terminal.sn)) < 0 ||
+        (rc = audit_change(operation, station->registry, "reopened", terminal.sn, time(NULL))) <
+            0 ||
+        (rc = registry_find(station->registry, terminal.sn, &terminal)) < 0)
+        return rc;
+    return set_value(operation, reply_terminal(&terminal));
+}
+
+/* --- import --- */
+
+static int import_read_rows(struct operation *operation, struct station *station)
+{
+    int rc = import_new(operation->request, operation->actor, &operation->import);
+    if (rc == 0)
+        rc = import_prepare(operation->import, station);
+    return rc < 0 ? rc : set_value(operation, json_incref(import_results(operation->import)));
+}
+
+static int import_write_rows(struct operation *operation, struct station *station)
+{
+    return import_write(operation->import, station);
+}
+
+static int import_undo_rows(struct operation *operation, struct station *station)
+{
+    return import_undo(operation->import, station);
+}
+
+/* --- the life of an operation --- */
+
+static const struct operation_kind kinds[] = {
+    {"status", show_status, NULL, NULL},
+    {"cert.reload", reload_chain, NULL, NULL},
+    {"terminal.import", import_read_rows, import_write_rows, import_undo_rows},
+    {"terminal.list", list_terminals, NULL, NULL},
+    {"terminal.show", show_terminal, NULL, NULL},
+    {"terminal.disable", check_sn, disable_terminal, NULL},
+    {"terminal.enable", check_sn, enable_terminal, NULL},
+    {"terminal.reopen", check_sn, reopen_terminal, NULL},
+    {"tmk.show", show_tmk, NULL, NULL},
+    {"audit.list", list_audit, NULL, NULL},
+    {"audit.verify", verify_audit, NULL, NULL},
+};
+
+static int find_kind(const json_t *request, const struct operation_kind **ret_kind)
+{
+    const char *name = NULL;
+    int rc = request_text(request, "op", &name);
+    if (rc < 0)
+        return rc;
+    for (size_t i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++) {
+        if (strcmp(kinds[i].name, name) == 0) {
+            *ret_kind = &kinds[i];
+            return 0;
+        }
+    }
+    return fail(FAIL_NOT_FOUND, "the keeper has no operation '%s'", name);
+}
+
+static void operation_free(struct operation *operation)
+{
+    json_decref(operation->request);
+    json_decref(operation->value);
+    import_free(operation->import);
+    free(operation);
+}
+
+static void finish(struct job *job)
+{
+    struct operation *operation = (struct operation *)job;
+    operation_free(operation);
+}
+
+static void give_answer(struct operation *operation)
+{
+    json_t *answer = operation->job.rc < 0 ? reply_error(operation->job.rc, operation->job.sentence)
+                                           : reply_ok(json_incref(operation->value));
+    operation->answer(operation->context, answer);
+}
+
+static int work_undo(struct job *job, struct station *station)
+{
+    struct operation *operation = (struct operation *)job;
+    return operation->kind->undo(operation, station);
+}
+
+static void written(struct job *job)
+{
+    struct operation *operation = (struct operation *)job;
+    give_answer(operation);
+    if (job->rc < 0 && operation->kind->undo) {
+        job->work = work_undo;
+        job->done = finish;
+        if (crew_submit(operation->crew, job) == 0)
+            return;
+        log_warning("no room to take back what '%s' made in the token", operation->kind->name);
+    }
+    finish(job);
+}
+
+static int work_write(struct job *job, struct station *station)
+{
+    struct operation *operation = (struct operation *)job;
+    return operation->kind->write(operation, station);
+}
+
+static void was_read(struct job *job)
+{
+    struct operation *operation = (struct operation *)job;
+    if (job->rc == 0 && operation->kind->write && !request_flag(operation->request, "dry_run")) {
+        job->work = work_write;
+        job->done = written;
+        job->rc = crew_write(operation->crew, job);
+        if (job->rc == 0)
+            return;
+        snprintf(job->sentence, sizeof(job->sentence), "%s", fail_text());
+        written(job);
+        return;
+    }
+    give_answer(operation);
+    finish(job);
+}
+
+/* An unknown operation, too, takes the way through a worker, so that there is one way. */
+static int work_read(struct job *job, struct station *station)
+{
+    struct operation *operation = (struct operation *)job;
+    int rc = find_kind(operation->request, &operation->kind);
+    return rc < 0 ? rc : operation->kind->read(operation, station);
+}
+
+int operation_start(struct crew *crew, const struct conf *conf, json_t *request, const char *actor,
+                    operation_answer *answer, void *context)
+{
+    struct operation *operation = calloc(1, sizeof(*operation));
+    if (!operation)
+        return fail(FAIL_MEMORY, "no memory for the operation");
+    operation->job.work = work_read;
+    operation->job.done = was_read;
+    operation->crew = crew;
+    operation->conf = conf;
+    operation->request = json_incref(request);
+    operation->answer = answer;
+    operation->context = context;
+    snprintf(operation->actor, sizeof(operation->actor), "%s", actor);
+    int rc = crew_submit(crew, &operation->job);
+    if (rc < 0)
+        operation_free(operation);
+    return rc;
+}
