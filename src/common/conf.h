@@ -11,14 +11,14 @@ enum { CONF_ENVIRONMENT_MAX = 8, CONF_LISTEN_MAX = 8 };
 struct conf {
     char *listen[CONF_LISTEN_MAX]; /* "ADDR:PORT", "[V6]:PORT"; port 0: any free one */
     size_t listen_count;
-    char *registry;      /* path of the SQLite file */
-    char *control;       /* path of the control socket */
+    char *registry; /* path of the SQLite file */
+    char *control;  /* path of the control socket */
     enum log_level log_level;
 
     struct {
-        char *module;   /* path of the PKCS#11 module */
-        char *label;    /* CKA label of the token */
-        char *pin_file; /* user PIN, one line, mode 0600 */
+        char *module;      /* path of the PKCS#11 module */
+        char *label;       /* CKA label of the token */
+        char *pin_file;    /* user PIN, one line, mode 0600 */
         char *so_pin_file; /* SO PIN, for init of an embedded token only; may be "" */
         char *environment[CONF_ENVIRONMENT_MAX]; /* "NAME=value" for the module's own settings */
         size_t environment_count;
@@ -26,7 +26,7 @@ struct conf {
     } token;
 
     struct {
-        int wrapped; /* store: 1 wrapped, 0 token */
+        int wrapped;          /* store: 1 wrapped, 0 token */
         int redeliver_always; /* redelivery: 1 always, 0 until-confirmed */
     } tmk;
 

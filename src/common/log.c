@@ -29,8 +29,8 @@ static void write_line(enum log_level of, const char *format, va_list arguments)
     clock_gettime(CLOCK_REALTIME, &now);
     gmtime_r(&now.tv_sec, &utc);
     strftime(when, sizeof(when), "%Y-%m-%dT%H:%M:%S", &utc);
-    int used = snprintf(line, sizeof(line) - 1, "%s.%03ldZ %s: %s: ", when,
-                        now.tv_nsec / 1000000, program, words[of]);
+    int used = snprintf(line, sizeof(line) - 1, "%s.%03ldZ %s: %s: ", when, now.tv_nsec / 1000000,
+                        program, words[of]);
     int text = vsnprintf(line + used, sizeof(line) - 1 - (size_t)used, format, arguments);
     size_t end = (size_t)used + (size_t)(text < 0 ? 0 : text);
     if (end > sizeof(line) - 2)
