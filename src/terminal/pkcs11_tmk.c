@@ -158,20 +158,20 @@ static int unwrap(struct token_session *session, token_handle tkp_pr,
                                : "Ctmk");
 }
 
-/* SoftHSM takes a DES2 value as an AES key and the like; DES keys have no CKA_VALUE_LEN and are
- * left to the KCV. */
+/* Where the token says how long an unwrapped key is: DES keys have no CKA_VALUE_LEN, and SoftHSM
+ * has 0 there. Elsewhere the KCV must do. */
 static int check_length(struct token_session *session, token_handle tmk, enum tmk_type type)
 {
     CK_ULONG bytes = 0;
     size_t len;
     int rc = token_attribute(session, tmk, CKA_VALUE_LEN, &bytes, sizeof(bytes), &len);
 
-    if (rc == FAIL_NOT_FOUND && !tmk_type_is_aes(type))
-        return 0;
-    if (rc == 0 && bytes != tmk_type_key_len(type))
+    if (rc < 0 && rc != FAIL_NOT_FOUND)
+        return rc;
+    if (bytes != 0 && bytes != tmk_type_key_len(type))
         return fail(FAIL_REFUSED, "Ctmk holds a key of %lu bytes, which is no %s", bytes,
                     tmk_type_name(type));
-    return rc;
+    return 0;
 }
 
 int pkcs11_tmk_mac(struct token_session *session, token_handle tmk, enum tmk_type type,
@@ -218,18 +218,18 @@ static int store(struct token_session *session, token_handle unwrapped, struct p
 {
     char id[ID_MAX + 1];
     CK_ATTRIBUTE attributes[] = {
+        ATTRIBUTE_BYTES(CKA_ID, id, 0), /* first: its length comes below */
+        ATTRIBUTE_BYTES(CKA_LABEL, tmk_label, strlen(tmk_label)),
         ATTRIBUTE(CKA_TOKEN, token_true),
         ATTRIBUTE(CKA_ENCRYPT, token_false),
-        ATTRIBUTE(CKA_MODIFIABLE, token_false),
-        ATTRIBUTE_BYTES(CKA_LABEL, tmk_label, strlen(tmk_label)),
-        ATTRIBUTE_BYTES(CKA_ID, id, 0),
+        ATTRIBUTE(CKA_MODIFIABLE, token_false), /* last: SoftHSM takes them in turn */
     };
     int rc = next_generation(session, &tmk->generation);
 
     if (rc < 0)
         return rc;
     write_id(tmk, id);
-    attributes[COUNT(attributes) - 1].ulValueLen = strlen(id);
+    attributes[0].ulValueLen = strlen(id);
     rc = token_result(TOKEN_CALL(session->token, C_CopyObject, session->handle, unwrapped,
                                  attributes, COUNT(attributes), &tmk->key),
                       "C_CopyObject", tmk_label);
