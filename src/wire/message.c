@@ -72,7 +72,8 @@ static int template_encode(const MESSAGE *template, unsigned char **to)
     return ASN1_item_i2d((const ASN1_VALUE *)template, to, ASN1_ITEM_rptr(MESSAGE));
 }
 
-/* X.690 has one DER encoding of a value, but d2i takes BER: only what comes out again is DER. */
+/* X.690 has one DER encoding of a value, but d2i takes BER and stops where the value ends: only
+ * what comes out again, byte for byte and no byte less, was DER. */
 static int is_strict(const MESSAGE *template, const uint8_t *der, size_t len)
 {
     unsigned char *again = NULL;
@@ -85,12 +86,10 @@ static int is_strict(const MESSAGE *template, const uint8_t *der, size_t len)
 static int template_decode(const uint8_t *der, size_t len, MESSAGE **ret)
 {
     const unsigned char *at = der;
-    MESSAGE *template = NULL;
-
     if (len > MESSAGE_MAX)
         return fail(FAIL_MALFORMED, "a message of %zu bytes; %d are the most", len, MESSAGE_MAX);
-    template = (MESSAGE *)ASN1_item_d2i(NULL, &at, (long)len, ASN1_ITEM_rptr(MESSAGE));
-    if (!template || at != der + len || !is_strict(template, der, len)) {
+    MESSAGE *template = (MESSAGE *)ASN1_item_d2i(NULL, &at, (long)len, ASN1_ITEM_rptr(MESSAGE));
+    if (!template || !is_strict(template, der, len)) {
         template_free(template);
         return fail(FAIL_MALFORMED, "%zu bytes that are not the DER of one Message", len);
     }
