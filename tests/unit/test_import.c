@@ -204,7 +204,7 @@ static void long_lines_are_bounded(void **state)
 
     size_t len = (size_t)sprintf(text, "sn,public_key\nPOS-1,");
     memset(text + len, 'A', sizeof(text) - len);
-    memcpy(text + 50000, "\nPOS-2,", 7);
+    text[50000] = '\n';
     FILE *file = file_of(text, sizeof(text));
     assert_int_equal(csv_start(file, &csv), 0);
     assert_int_equal(csv_next(&csv, &row), FAIL_MALFORMED);
@@ -224,8 +224,8 @@ static void longest_line_is_read_to_its_end(void **state)
     for (size_t over = 0; over < 2; over++) {
         struct csv csv;
         struct csv_row row;
-        memset(text, 'A', sizeof(text));
-        memcpy(text, "sn,public_key\nPOS-1,", 20);
+        size_t len = (size_t)sprintf(text, "sn,public_key\nPOS-1,");
+        memset(text + len, 'A', sizeof(text) - len);
         text[14 + CSV_LINE_MAX + over] = '\n';
         FILE *file = file_of(text, 14 + CSV_LINE_MAX + over + 1);
         assert_int_equal(csv_start(file, &csv), 0);
@@ -294,6 +294,27 @@ static void repetitions_are_told_apart(void **state)
     seen_free(NULL);
 }
 
+/* A request for key, its subject CN=tmkd, signed by signer. */
+static void request_of(EVP_PKEY *key, EVP_PKEY *signer, char ret_pem[static LAB_PEM_MAX])
+{
+    X509_REQ *request = X509_REQ_new();
+    X509_NAME *subject = X509_NAME_new();
+    BIO *bio = BIO_new(BIO_s_mem());
+
+    X509_NAME_add_entry_by_txt(subject, "CN", MBSTRING_ASC, (const unsigned char *)"tmkd", -1, -1,
+                               0);
+    X509_REQ_set_subject_name(request, subject);
+    X509_REQ_set_pubkey(request, key);
+    assert_true(X509_REQ_sign(request, signer, EVP_sha256()) > 0);
+    assert_int_equal(PEM_write_bio_X509_REQ(bio, request), 1);
+    int len = BIO_read(bio, ret_pem, LAB_PEM_MAX - 1);
+    assert_true(len > 0);
+    ret_pem[len] = '\0';
+    BIO_free(bio);
+    X509_NAME_free(subject);
+    X509_REQ_free(request);
+}
+
 /* --- a key file --- */
 
 /* What public_key_read() does with a file of these bytes. */
@@ -322,6 +343,25 @@ static void keys_are_read_from_pem(void **state)
     BIO_free(bio);
 }
 
+static void keys_are_read_from_certificates(void **state)
+{
+    const struct fixture *fixture = *state;
+    char csr[LAB_PEM_MAX];
+    char pem[LAB_PEM_MAX];
+    char encoded[1200];
+    struct spki spki;
+    struct lab_root *lab;
+
+    assert_int_equal(lab_root_new(now, &lab), 0);
+    request_of(fixture->rsa, fixture->rsa, csr);
+    assert_int_equal(lab_root_issue(lab, csr, now, pem), 0);
+    assert_int_equal(read_key_text(pem, strlen(pem), &spki), 0);
+    assert_string_equal(base64_encode(spki.der, spki.der_len, encoded), fixture->key);
+    assert_int_equal(lab_root_certificate(lab, pem), 0);
+    assert_int_equal(read_key_text(pem, strlen(pem), &spki), FAIL_REFUSED); /* its key is P-256 */
+    lab_root_free(lab);
+}
+
 static void private_keys_are_refused(void **state)
 {
     const struct fixture *fixture = *state;
@@ -347,27 +387,6 @@ static X509 *certificate_of(const char *pem)
     BIO_free(bio);
     assert_non_null(certificate);
     return certificate;
-}
-
-/* A request for key, its subject CN=tmkd, signed by signer. */
-static void request_of(EVP_PKEY *key, EVP_PKEY *signer, char ret_pem[static LAB_PEM_MAX])
-{
-    X509_REQ *request = X509_REQ_new();
-    X509_NAME *subject = X509_NAME_new();
-    BIO *bio = BIO_new(BIO_s_mem());
-
-    X509_NAME_add_entry_by_txt(subject, "CN", MBSTRING_ASC, (const unsigned char *)"tmkd", -1, -1,
-                               0);
-    X509_REQ_set_subject_name(request, subject);
-    X509_REQ_set_pubkey(request, key);
-    assert_true(X509_REQ_sign(request, signer, EVP_sha256()) > 0);
-    assert_int_equal(PEM_write_bio_X509_REQ(bio, request), 1);
-    int len = BIO_read(bio, ret_pem, LAB_PEM_MAX - 1);
-    assert_true(len > 0);
-    ret_pem[len] = '\0';
-    BIO_free(bio);
-    X509_NAME_free(subject);
-    X509_REQ_free(request);
 }
 
 /* OpenSSL's verdict on the chain at a time. */
@@ -416,9 +435,9 @@ static void assert_kswcrt_fits(EVP_PKEY *key)
     X509 *leaf = certificate_of(pem);
 
     assert_true(verify_at(leaf, root, now));
-    assert_true(verify_at(leaf, root, now + 729L * 86400));
-    assert_false(verify_at(leaf, root, now + 731L * 86400));
-    assert_false(verify_at(leaf, root, now - 2 * 3600));
+    assert_true(verify_at(leaf, root, now + (time_t)729 * 86400));
+    assert_false(verify_at(leaf, root, now + (time_t)731 * 86400));
+    assert_false(verify_at(leaf, root, now - 7200));
     assert_true(has_purpose(leaf, "1.3.6.1.5.5.7.3.32"));
     assert_int_equal(X509_get_key_usage(leaf), KU_DIGITAL_SIGNATURE);
     assert_int_equal(X509_check_ca(leaf), 0);
@@ -497,6 +516,7 @@ int main(void)
         cmocka_unit_test(places_cover_the_file),
         cmocka_unit_test(repetitions_are_told_apart),
         cmocka_unit_test(keys_are_read_from_pem),
+        cmocka_unit_test(keys_are_read_from_certificates),
         cmocka_unit_test(private_keys_are_refused),
         cmocka_unit_test(kswcrt_of_rsa_verifies),
         cmocka_unit_test(kswcrt_of_p256_verifies),

@@ -73,7 +73,7 @@ static int reload(const char *conf_path)
         rc = client_close(client,
                           client_call(client, json_pack("{s:s}", "op", "cert.reload"), &value));
     json_decref(value);
-    return rc < 0 ? fail_in(rc, "KSWCRT is in the token, but the running tmkd did not take it; "
+    return rc < 0 ? fail_in(rc, "KSWCRT is in the token, but the tmkd that runs keeps the old one, "
                                 "restart it")
                   : 0;
 }

@@ -2,9 +2,13 @@
 #define TMKCTL_COMMAND_H
 
 /* What tmkctl can do. Each runs with options that were checked, prints its data on standard output,
- * and returns 0 or a negative error with its sentence. */
+ * and returns 0, a negative error with its sentence, or COMMAND_MISUSED. */
 
 #include "tools/tmkctl/options.h"
+
+/* What command_misused() returns, for a command that was called in a wrong way. */
+enum { COMMAND_MISUSED = 1 };
+int command_misused(const char *sentence);
 
 struct command {
     const char *name;     /* "terminal import" */

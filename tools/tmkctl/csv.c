@@ -70,7 +70,7 @@ static int read_sn(const char *text, size_t len, struct csv_row *row)
         row->sn[len] = '\0';
     }
     if (len > SN_MAX || !sn_is_valid(row->sn))
-        return fail(FAIL_MALFORMED, "an SN is 1 to %d characters with no space among them", SN_MAX);
+        return fail(FAIL_MALFORMED, "an SN is 1 to %d characters, without blanks", SN_MAX);
     return 0;
 }
 

@@ -104,39 +104,46 @@ static int add_to_chunk(struct import *import, const struct csv_row *row)
     return import->chunk_rows == CHUNK_ROWS ? send_chunk(import) : 0;
 }
 
+/* A row that is bad by itself: the rows before it go first, so that people and FILE.rejected get
+ * all bad rows in the order of the file. */
+static int reject_own_row(struct import *import, const struct csv_place *row)
+{
+    char why[800];
+    snprintf(why, sizeof(why), "%s", fail_text());
+    int rc = send_chunk(import);
+    if (rc < 0)
+        return rc;
+    fail(FAIL_REFUSED, "%s", why);
+    return reject_row(import, row);
+}
+
 /* A dry run adds nothing, so the keeper cannot see that two rows of the file contradict. */
 static int take_row(struct import *import, const struct csv_row *row)
 {
     int again = 0;
-    int rc = import->seen
-                 ? seen_add(import->seen, row->sn, row->tkp_pu.sha256, row->place.line, &again)
-                 : 0;
+    int rc = 0;
+    if (import->seen)
+        rc = seen_add(import->seen, row->sn, row->tkp_pu.sha256, row->place.line, &again);
     if (rc == FAIL_EXISTS)
-        return reject_row(import, &row->place);
+        return reject_own_row(import, &row->place);
     if (rc < 0)
         return rc;
     import->present += (uint64_t)again;
     return again ? 0 : add_to_chunk(import, row);
 }
 
-static int read_rows(struct import *import)
+/* The next row, whatever it is. FAIL_NOT_FOUND after the last. */
+static int read_row(struct import *import)
 {
     struct csv_row row;
-    int rc = 0;
+    int rc = csv_next(&import->csv, &row);
 
-    while (rc == 0) {
-        rc = csv_next(&import->csv, &row);
-        import->read += rc == 0 || rc == FAIL_MALFORMED;
-        if (rc == 0)
-            rc = take_row(import, &row);
-        else if (rc == FAIL_MALFORMED)
-            rc = reject_row(import, &row.place);
-        else if (rc != FAIL_NOT_FOUND)
-            return fail_in(rc, "%s", import->name);
-        else
-            return send_chunk(import);
-    }
-    return rc;
+    import->read += rc == 0 || rc == FAIL_MALFORMED;
+    if (rc == 0)
+        return take_row(import, &row);
+    if (rc == FAIL_MALFORMED)
+        return reject_own_row(import, &row.place);
+    return rc == FAIL_NOT_FOUND ? rc : fail_in(rc, "%s", import->name);
 }
 
 /* One pass from the file's beginning; the counts are those of the last pass. */
@@ -153,8 +160,10 @@ static int pass(struct import *import, int dry_run)
     if (rc < 0)
         return fail_in(rc, "%s:1", import->name);
     rc = dry_run ? seen_new(&import->seen) : 0;
-    if (rc == 0)
-        rc = read_rows(import);
+    while (rc == 0)
+        rc = read_row(import);
+    if (rc == FAIL_NOT_FOUND)
+        rc = send_chunk(import);
     progress_end(&import->progress);
     seen_free(import->seen);
     import->seen = NULL;
@@ -204,10 +213,9 @@ static int report(const struct import *import, int json)
     if (import->rejected == 0)
         return 0;
     if (import->dry_run)
-        return fail(FAIL_REFUSED, "%s: %" PRIu64 " rows would be rejected; correct them",
-                    import->name, import->rejected);
-    return fail(FAIL_REFUSED,
-                "%s: %" PRIu64 " rows were rejected; they are in %s, correct and import that",
+        return fail(FAIL_REFUSED, "%s: %" PRIu64 " rejected; correct them", import->name,
+                    import->rejected);
+    return fail(FAIL_REFUSED, "%s: %" PRIu64 " rejected; they are in %s, correct and import that",
                 import->name, import->rejected, import->rejects.path);
 }
 

@@ -1,6 +1,5 @@
 #include <stdio.h>
 
-#include "common/fail.h"
 #include "tools/tmkctl/client.h"
 #include "tools/tmkctl/command.h"
 #include "tools/tmkctl/embedded.h"
@@ -45,7 +44,6 @@ int command_init(const struct options *options, const char *argument)
     if (options->value[OPTION_EMBEDDED])
         return embedded_init(options);
     if (options->value[OPTION_TMK_STORE] || options->value[OPTION_LISTEN])
-        return fail(FAIL_REFUSED, "--tmk-store and --listen go with --embedded; edit %s instead",
-                    options->value[OPTION_CONF]);
+        return command_misused("init: --tmk-store and --listen go with --embedded only");
     return init_token(options);
 }

@@ -169,12 +169,13 @@ static int run_command(const struct command *command, const struct options *opti
     if (check_usage(command, options, words) < 0)
         return say_usage();
     int rc = command->run(options, command->argument ? options->words[words] : NULL);
+    if (rc == COMMAND_MISUSED)
+        return say_usage();
+    if (rc == 0)
+        rc = output_flush();
+    fflush(stdout); /* what was printed comes before the error that ended it */
     if (rc < 0)
         fprintf(stderr, "tmkctl: %s\n", fail_text());
-    if (output_flush() < 0) {
-        fprintf(stderr, "tmkctl: %s\n", fail_text());
-        return EXIT_REFUSED;
-    }
     return rc < 0 ? EXIT_REFUSED : EXIT_DONE;
 }
 

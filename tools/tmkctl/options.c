@@ -56,7 +56,7 @@ static int is_choice(const char *choices, const char *value)
 static int take_option(struct options *options, size_t name, const char *value)
 {
     const struct option_text *text = &texts[name];
-    if (text->choices && !is_choice(text->choices, value))
+    if (text->choices && value && !is_choice(text->choices, value))
         return fail(FAIL_MALFORMED, "--%s %s: not one of %s", text->name, value, text->choices);
     options->value[name] = value ? value : "";
     return 0;

@@ -24,7 +24,7 @@ static void write_time(json_int_t seconds, char ret_text[static CELL_MAX])
     time_t at = (time_t)seconds;
     struct tm utc;
     if (seconds <= 0 || !gmtime_r(&at, &utc))
-        strcpy(ret_text, "never");
+        snprintf(ret_text, CELL_MAX, "never");
     else
         strftime(ret_text, CELL_MAX, "%Y-%m-%d %H:%M:%SZ", &utc);
 }
@@ -53,9 +53,9 @@ static void write_plain(const json_t *value, char ret_text[static CELL_MAX])
     else if (json_is_integer(value))
         snprintf(ret_text, CELL_MAX, "%" JSON_INTEGER_FORMAT, json_integer_value(value));
     else if (json_is_boolean(value))
-        strcpy(ret_text, json_is_true(value) ? "yes" : "no");
+        snprintf(ret_text, CELL_MAX, "%s", json_is_true(value) ? "yes" : "no");
     else
-        strcpy(ret_text, "-");
+        snprintf(ret_text, CELL_MAX, "-");
 }
 
 /* Text of the registry must not steer the person's terminal. */

@@ -30,16 +30,15 @@ int seen_new(struct seen **ret_seen)
 
 void seen_free(struct seen *seen)
 {
-    struct entry *entry;
-    struct entry *next;
-
     if (!seen)
         return;
     HASH_CLEAR(by_key, seen->by_key);
-    HASH_ITER(by_sn, seen->by_sn, entry, next)
-    {
-        HASH_DELETE(by_sn, seen->by_sn, entry);
+    struct entry *entry = seen->by_sn;
+    HASH_CLEAR(by_sn, seen->by_sn);
+    while (entry) { /* the table is gone, the list of its entries is not */
+        struct entry *next = entry->by_sn.next;
         free(entry);
+        entry = next;
     }
     free(seen);
 }

@@ -49,7 +49,7 @@ static int check_sn(const char *sn)
 {
     if (sn_is_valid(sn))
         return 0;
-    return fail(FAIL_MALFORMED, "an SN is 1 to %d characters with no space among them", SN_MAX);
+    return fail(FAIL_MALFORMED, "\"%s\": an SN is 1 to %d characters, without blanks", sn, SN_MAX);
 }
 
 /* Asks op about one SN. */
@@ -180,7 +180,7 @@ int command_terminal_add(const struct options *options, const char *sn)
     struct client *client;
 
     if (!options->value[OPTION_KEY])
-        return fail(FAIL_MALFORMED, "%s: say which key it has; add --key FILE", sn);
+        return command_misused("terminal add: --key FILE is missing");
     int rc = check_sn(sn);
     if (rc == 0)
         rc = public_key_read(options->value[OPTION_KEY], &tkp_pu);
