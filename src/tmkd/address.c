@@ -20,7 +20,7 @@ static int not_an_address(const char *text)
 static int split(const char *text, char ret_host[static ADDRESS_TEXT_MAX], const char **ret_port)
 {
     const char *colon = strrchr(text, ':');
-    if (!colon || colon == text || colon - text >= ADDRESS_TEXT_MAX)
+    if (!colon || colon == text || !colon[1] || colon - text >= ADDRESS_TEXT_MAX)
         return not_an_address(text);
     int bracketed = text[0] == '[' && colon[-1] == ']';
     size_t len = (size_t)(colon - text) - (bracketed ? 2 : 0);
