@@ -26,7 +26,7 @@ static void write_time(json_int_t seconds, char ret_text[static CELL_MAX])
     if (seconds <= 0 || !gmtime_r(&at, &utc))
         snprintf(ret_text, CELL_MAX, "never");
     else
-        strftime(ret_text, CELL_MAX, "%Y-%m-%d %H:%M:%SZ", &utc);
+        strftime(ret_text, CELL_MAX, "%Y-%m-%dT%H:%M:%SZ", &utc);
 }
 
 static void write_list(const json_t *array, char ret_text[static CELL_MAX])
