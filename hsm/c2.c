@@ -4,19 +4,16 @@
 
 int c2_take_key(struct token_session *session, const struct spki *tkp_pu, token_handle *ret_key)
 {
-    CK_OBJECT_CLASS class = CKO_PUBLIC_KEY;
-    CK_KEY_TYPE type = CKK_RSA;
     CK_ATTRIBUTE attributes[] = {
-        ATTRIBUTE(CKA_CLASS, class),
-        ATTRIBUTE(CKA_KEY_TYPE, type),
+        ATTRIBUTE(CKA_CLASS, (CK_OBJECT_CLASS){CKO_PUBLIC_KEY}),
+        ATTRIBUTE(CKA_KEY_TYPE, (CK_KEY_TYPE){CKK_RSA}),
         ATTRIBUTE(CKA_TOKEN, token_false),
         ATTRIBUTE(CKA_PRIVATE, token_false),
         ATTRIBUTE(CKA_ENCRYPT, token_true),
         ATTRIBUTE(CKA_WRAP, token_true),
         ATTRIBUTE(CKA_VERIFY, token_false),
-        ATTRIBUTE_BYTES(CKA_MODULUS, (CK_BYTE *)(uintptr_t)tkp_pu->modulus, tkp_pu->modulus_len),
-        ATTRIBUTE_BYTES(CKA_PUBLIC_EXPONENT, (CK_BYTE *)(uintptr_t)tkp_pu->exponent,
-                        tkp_pu->exponent_len),
+        ATTRIBUTE_BYTES(CKA_MODULUS, tkp_pu->modulus, tkp_pu->modulus_len),
+        ATTRIBUTE_BYTES(CKA_PUBLIC_EXPONENT, tkp_pu->exponent, tkp_pu->exponent_len),
     };
     return token_result(TOKEN_CALL(session->token, C_CreateObject, session->handle, attributes,
                                    sizeof(attributes) / sizeof(attributes[0]), ret_key),

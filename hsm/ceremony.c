@@ -1,5 +1,6 @@
 #include "hsm/ceremony.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -7,20 +8,21 @@
 #include <openssl/bio.h>
 #include <openssl/err.h>
 #include <openssl/pem.h>
-#include <openssl/x509.h>
+#include <openssl/x509v3.h>
 
 #include "common/fail.h"
+#include "hsm/chain.h"
 
-/* The token open in libp11, logged in. */
+/* The token open in libp11, logged in, and its PrKS and PuKS. */
 struct ceremony {
     PKCS11_CTX *context;
     PKCS11_SLOT *slots;
     unsigned int slot_count;
     int loaded;
     PKCS11_SLOT *slot;
+    PKCS11_KEY *prks; /* the context's */
+    EVP_PKEY *puks;
 };
-
-static const char *const chain_labels[CHAIN_MAX] = {"KSWCRT", "KSWCRT-1", "KSWCRT-2", "KSWCRT-3"};
 
 static int find_slot(struct ceremony *ceremony, const char *label)
 {
@@ -36,6 +38,7 @@ static int find_slot(struct ceremony *ceremony, const char *label)
 
 static void ceremony_close(struct ceremony *ceremony)
 {
+    EVP_PKEY_free(ceremony->puks);
     if (!ceremony->context)
         return;
     if (ceremony->slots)
@@ -45,9 +48,49 @@ static void ceremony_close(struct ceremony *ceremony)
     PKCS11_CTX_free(ceremony->context);
 }
 
+static int log_in(struct ceremony *ceremony, const struct ceremony_token *token)
+{
+    if (PKCS11_open_session(ceremony->slot, 1) < 0)
+        return fail_crypto("libp11 cannot open a session of the token '%s'", token->label);
+    if (PKCS11_login(ceremony->slot, 0, token->pin) < 0) {
+        fail_crypto("the token '%s' refuses the login", token->label);
+        return FAIL_REFUSED;
+    }
+    return 0;
+}
+
+static int find_prks(struct ceremony *ceremony)
+{
+    PKCS11_KEY *keys;
+    unsigned int count;
+    if (PKCS11_enumerate_keys(ceremony->slot->token, &keys, &count) < 0)
+        return fail_crypto("libp11 cannot list the private keys");
+    for (unsigned int i = 0; i < count; i++)
+        if (keys[i].label && strcmp(keys[i].label, "PrKS") == 0)
+            ceremony->prks = &keys[i];
+    return ceremony->prks
+               ? 0
+               : fail(FAIL_NOT_FOUND, "the token has no PrKS; run 'tmkctl -c CONF init' first");
+}
+
+/* By CKA_ID, for an init that was cut off may have left a PuKS whose PrKS never was. */
+static int find_puks(struct ceremony *ceremony)
+{
+    const PKCS11_KEY *prks = ceremony->prks;
+    PKCS11_KEY *keys;
+    unsigned int count;
+    if (PKCS11_enumerate_public_keys(ceremony->slot->token, &keys, &count) < 0)
+        return fail_crypto("libp11 cannot list the public keys");
+    for (unsigned int i = 0; i < count && !ceremony->puks; i++)
+        if (keys[i].id_len == prks->id_len && memcmp(keys[i].id, prks->id, prks->id_len) == 0)
+            ceremony->puks = PKCS11_get_public_key(&keys[i]);
+    return ceremony->puks ? 0 : fail(FAIL_NOT_FOUND, "the token has no PuKS beside PrKS");
+}
+
 /* On failure, too, the caller closes. */
 static int ceremony_open(const struct ceremony_token *token, struct ceremony *ceremony)
 {
+    int rc;
     if (!(ceremony->context = PKCS11_CTX_new()))
         return fail(FAIL_MEMORY, "no memory for libp11");
     if (PKCS11_CTX_load(ceremony->context, token->module) < 0)
@@ -55,45 +98,29 @@ static int ceremony_open(const struct ceremony_token *token, struct ceremony *ce
     ceremony->loaded = 1;
     if (PKCS11_enumerate_slots(ceremony->context, &ceremony->slots, &ceremony->slot_count) < 0)
         return fail_crypto("libp11 cannot list the slots of %s", token->module);
-    int rc = find_slot(ceremony, token->label);
-    if (rc < 0)
+    if ((rc = find_slot(ceremony, token->label)) < 0 || (rc = log_in(ceremony, token)) < 0 ||
+        (rc = find_prks(ceremony)) < 0)
         return rc;
-    if (PKCS11_open_session(ceremony->slot, 1) < 0)
-        return fail_crypto("libp11 cannot open a session of the token '%s'", token->label);
-    if (PKCS11_login(ceremony->slot, 0, token->pin) < 0)
-        return fail_crypto("the token '%s' refuses the login", token->label);
+    return find_puks(ceremony);
+}
+
+/* --- the certification request --- */
+
+static int add_attribute(X509_NAME *name, char *text)
+{
+    char *value = strchr(text, '=');
+    if (!value || value == text || value[1] == '\0')
+        return fail(FAIL_CONFIG, "in the subject, '%s' is not of the form CN=name", text);
+    *value++ = '\0';
+    text += strspn(text, " ");
+    if (X509_NAME_add_entry_by_txt(name, text, MBSTRING_UTF8, (const unsigned char *)value, -1, -1,
+                                   0) != 1) {
+        fail_crypto("the subject's '%s' is no attribute (there are CN, O, OU, C, L, ST) or cannot "
+                    "have that value",
+                    text);
+        return FAIL_CONFIG;
+    }
     return 0;
-}
-
-static PKCS11_KEY *find_key(PKCS11_KEY *keys, unsigned int count, const char *label)
-{
-    for (unsigned int i = 0; i < count; i++)
-        if (keys[i].label && strcmp(keys[i].label, label) == 0)
-            return &keys[i];
-    return NULL;
-}
-
-static int find_prks(struct ceremony *ceremony, PKCS11_KEY **ret_prks)
-{
-    PKCS11_KEY *keys;
-    unsigned int count;
-    if (PKCS11_enumerate_keys(ceremony->slot->token, &keys, &count) < 0)
-        return fail_crypto("libp11 cannot list the private keys");
-    *ret_prks = find_key(keys, count, "PrKS");
-    return *ret_prks
-               ? 0
-               : fail(FAIL_NOT_FOUND, "the token has no PrKS; run 'tmkctl -c CONF init' first");
-}
-
-static int get_puks(struct ceremony *ceremony, EVP_PKEY **ret_puks)
-{
-    PKCS11_KEY *keys;
-    unsigned int count;
-    if (PKCS11_enumerate_public_keys(ceremony->slot->token, &keys, &count) < 0)
-        return fail_crypto("libp11 cannot list the public keys");
-    PKCS11_KEY *puks = find_key(keys, count, "PuKS");
-    *ret_puks = puks ? PKCS11_get_public_key(puks) : NULL;
-    return *ret_puks ? 0 : fail(FAIL_NOT_FOUND, "the token has no PuKS beside PrKS");
 }
 
 /* "CN=tmkd,O=A Bank": attribute types as OpenSSL spells them, no escapes. */
@@ -102,23 +129,14 @@ static int read_subject(const char *text, X509_NAME *name)
     char copy[256];
     char *rest = copy;
     char *part;
+    int rc = 0;
 
     if (strlen(text) >= sizeof(copy))
         return fail(FAIL_CONFIG, "a subject has at most %zu characters", sizeof(copy) - 1);
     memcpy(copy, text, strlen(text) + 1);
-    while ((part = strsep(&rest, ",")) != NULL) {
-        char *value = strchr(part, '=');
-        if (!value || value == part || value[1] == '\0')
-            return fail(FAIL_CONFIG, "the subject '%s' is not of the form CN=name,O=name", text);
-        *value++ = '\0';
-        if (!X509_NAME_add_entry_by_txt(name, part, MBSTRING_UTF8, (const unsigned char *)value, -1,
-                                        -1, 0)) {
-            ERR_clear_error();
-            return fail(FAIL_CONFIG, "the subject has no attribute '%s' (try CN, O, OU, C, L, ST)",
-                        part);
-        }
-    }
-    return 0;
+    while (rc == 0 && (part = strsep(&rest, ",")) != NULL)
+        rc = add_attribute(name, part);
+    return rc;
 }
 
 static int write_pem(X509_REQ *request, char **ret_pem)
@@ -131,151 +149,168 @@ static int write_pem(X509_REQ *request, char **ret_pem)
         pem = strndup(text, (size_t)len);
     }
     BIO_free(bio);
+    if (!pem)
+        return fail(FAIL_MEMORY, "no memory for the certification request");
     *ret_pem = pem;
-    return pem ? 0 : fail(FAIL_MEMORY, "no memory for the certification request");
+    return 0;
+}
+
+static int sign_request(const struct ceremony *ceremony, X509_REQ *request)
+{
+    EVP_PKEY *prks = PKCS11_get_private_key(ceremony->prks);
+    int signs = prks && X509_REQ_set_version(request, X509_REQ_VERSION_1) &&
+                X509_REQ_set_pubkey(request, ceremony->puks) &&
+                X509_REQ_sign(request, prks, EVP_sha256()) > 0;
+    EVP_PKEY_free(prks);
+    return signs ? 0 : fail_crypto("PrKS cannot sign the certification request");
 }
 
 int ceremony_request(const struct ceremony_token *token, const char *subject, char **ret_pem)
 {
-    int rc = FAIL_CRYPTO;
     struct ceremony ceremony = {0};
-    PKCS11_KEY *prks = NULL;
-    EVP_PKEY *private_key = NULL;
-    EVP_PKEY *puks = NULL;
     X509_REQ *request = X509_REQ_new();
+    int rc = request ? 0 : fail(FAIL_MEMORY, "no memory for the certification request");
 
-    if (!request) {
-        rc = fail(FAIL_MEMORY, "no memory for the certification request");
-        goto out;
-    }
-    if ((rc = read_subject(subject, X509_REQ_get_subject_name(request))) < 0 ||
-        (rc = ceremony_open(token, &ceremony)) < 0 || (rc = find_prks(&ceremony, &prks)) < 0 ||
-        (rc = get_puks(&ceremony, &puks)) < 0)
-        goto out;
-    if (!(private_key = PKCS11_get_private_key(prks)) || !X509_REQ_set_version(request, 0) ||
-        !X509_REQ_set_pubkey(request, puks) ||
-        X509_REQ_sign(request, private_key, EVP_sha256()) <= 0) {
-        rc = fail_crypto("PrKS cannot sign the certification request");
-        goto out;
-    }
-    rc = write_pem(request, ret_pem);
-out:
+    if (rc == 0)
+        rc = read_subject(subject, X509_REQ_get_subject_name(request));
+    if (rc == 0)
+        rc = ceremony_open(token, &ceremony);
+    if (rc == 0)
+        rc = sign_request(&ceremony, request);
+    if (rc == 0)
+        rc = write_pem(request, ret_pem);
     X509_REQ_free(request);
-    EVP_PKEY_free(private_key);
-    EVP_PKEY_free(puks);
     ceremony_close(&ceremony);
     return rc;
 }
 
 /* --- installation --- */
 
-static X509 *chain_certificate(const struct cert_chain *chain, size_t i)
+/* A chain as OpenSSL reads it, the leaf first. */
+struct certificates {
+    X509 *x509[CHAIN_MAX];
+    size_t count;
+};
+
+static void free_certificates(struct certificates *certificates)
 {
-    size_t len;
-    const uint8_t *der = cert_chain_at(chain, i, &len);
-    return d2i_X509(NULL, &der, (long)len);
+    for (size_t i = 0; i < certificates->count; i++)
+        X509_free(certificates->x509[i]);
 }
 
-static int is_of_chain(const PKCS11_CERT *certificate, const struct cert_chain *chain)
+/* On failure, too, the caller frees. */
+static int read_certificates(const struct cert_chain *chain, struct certificates *ret)
 {
     for (size_t i = 0; i < chain->count; i++) {
-        X509 *one = chain_certificate(chain, i);
-        int same = one && strcmp(certificate->label, chain_labels[i]) == 0 &&
-                   X509_cmp(certificate->x509, one) == 0;
-        X509_free(one);
-        if (same)
-            return 1;
+        size_t len;
+        const uint8_t *der = cert_chain_at(chain, i, &len);
+        if (!(ret->x509[i] = d2i_X509(NULL, &der, (long)len))) {
+            ERR_clear_error();
+            return fail(FAIL_MALFORMED, "certificate %zu of the chain cannot be read", i + 1);
+        }
+        ret->count++;
     }
     return 0;
 }
 
-static int is_kswcrt(const PKCS11_CERT *certificate)
+static int check_certificates(const struct certificates *chain, const EVP_PKEY *puks)
 {
-    for (size_t i = 0; certificate->label && i < CHAIN_MAX; i++)
-        if (strcmp(certificate->label, chain_labels[i]) == 0)
-            return 1;
+    if (chain->count == 0 || EVP_PKEY_eq(X509_get0_pubkey(chain->x509[0]), puks) != 1)
+        return fail(FAIL_REFUSED, "the first certificate is not of PrKS: ask the CA for one from "
+                                  "the request that 'tmkctl cert request' prints");
+    for (size_t i = 1; i < chain->count; i++)
+        if (X509_check_issued(chain->x509[i], chain->x509[i - 1]) != X509_V_OK)
+            return fail(FAIL_REFUSED,
+                        "certificate %zu of the chain did not issue the one before it: put them "
+                        "in order, that of PrKS first",
+                        i + 1);
     return 0;
 }
 
-static int store_one(struct ceremony *ceremony, X509 *certificate, const char *label,
-                     PKCS11_KEY *prks)
+static int has_label(const PKCS11_CERT *stored, const char *label)
 {
-    char text[16];
+    return stored->label && strcmp(stored->label, label) == 0;
+}
+
+static int is_same(const PKCS11_CERT *stored, const X509 *certificate)
+{
+    return stored->x509 && X509_cmp(stored->x509, certificate) == 0;
+}
+
+static int list_stored(const struct ceremony *ceremony, PKCS11_CERT **ret_stored,
+                       unsigned int *ret_count)
+{
+    if (PKCS11_enumerate_certs(ceremony->slot->token, ret_stored, ret_count) < 0)
+        return fail_crypto("libp11 cannot list the certificates");
+    return 0;
+}
+
+static int store_one(const struct ceremony *ceremony, X509 *certificate, size_t i)
+{
     PKCS11_CERT *stored;
-    memcpy(text, label, strlen(label) + 1);
-    if (PKCS11_store_certificate(ceremony->slot->token, certificate, text, prks ? prks->id : NULL,
-                                 prks ? prks->id_len : 0, &stored) < 0)
+    unsigned int count;
+    int rc = list_stored(ceremony, &stored, &count);
+    if (rc < 0)
+        return rc;
+    for (unsigned int j = 0; j < count; j++)
+        if (has_label(&stored[j], chain_label(i)) && is_same(&stored[j], certificate))
+            return 0;
+    char label[16];
+    snprintf(label, sizeof(label), "%s", chain_label(i));
+    if (PKCS11_store_certificate(ceremony->slot->token, certificate, label,
+                                 i == 0 ? ceremony->prks->id : NULL,
+                                 i == 0 ? ceremony->prks->id_len : 0, &stored) < 0)
         return fail_crypto("the token does not take the certificate %s", label);
     return 0;
 }
 
-static int is_stored(struct ceremony *ceremony, X509 *certificate, const char *label)
-{
-    PKCS11_CERT *stored;
-    unsigned int count;
-    if (PKCS11_enumerate_certs(ceremony->slot->token, &stored, &count) < 0)
-        return 0;
-    for (unsigned int i = 0; i < count; i++)
-        if (stored[i].label && strcmp(stored[i].label, label) == 0 &&
-            X509_cmp(stored[i].x509, certificate) == 0)
-            return 1;
-    return 0;
-}
-
-static int store_chain(struct ceremony *ceremony, const struct cert_chain *chain, PKCS11_KEY *prks)
+/* The leaf last: until it is there, the chain before is in use and whole. */
+static int store_chain(const struct ceremony *ceremony, const struct certificates *chain)
 {
     int rc = 0;
-    for (size_t i = 0; i < chain->count && rc == 0; i++) {
-        X509 *certificate = chain_certificate(chain, i);
-        if (!certificate)
-            return fail_crypto("certificate %zu of the chain cannot be read", i + 1);
-        if (!is_stored(ceremony, certificate, chain_labels[i]))
-            rc = store_one(ceremony, certificate, chain_labels[i], i == 0 ? prks : NULL);
-        X509_free(certificate);
-    }
+    for (size_t i = chain->count; i > 0 && rc == 0; i--)
+        rc = store_one(ceremony, chain->x509[i - 1], i - 1);
     return rc;
 }
 
-/* Removing one moves the list, so it is read again after each. */
-static int remove_others(struct ceremony *ceremony, const struct cert_chain *chain)
+/* Whether it is of a chain, but not of this one. */
+static int is_other(const PKCS11_CERT *stored, const struct certificates *chain)
 {
-    PKCS11_CERT *stored;
-    unsigned int count;
-    unsigned int i;
-    do {
-        if (PKCS11_enumerate_certs(ceremony->slot->token, &stored, &count) < 0)
-            return fail_crypto("libp11 cannot list the certificates");
-        for (i = 0; i < count; i++)
-            if (is_kswcrt(&stored[i]) && !is_of_chain(&stored[i], chain))
-                break;
-        if (i < count && PKCS11_remove_certificate(&stored[i]) < 0)
-            return fail_crypto("the token does not remove the certificate before");
-    } while (i < count);
+    for (size_t i = 0; i < CHAIN_MAX; i++)
+        if (has_label(stored, chain_label(i)))
+            return i >= chain->count || !is_same(stored, chain->x509[i]);
     return 0;
 }
 
-static int check_leaf(struct ceremony *ceremony, const struct cert_chain *chain)
+/* libp11's list keeps what was removed, so it is gone through once. */
+static int remove_others(const struct ceremony *ceremony, const struct certificates *chain)
 {
-    EVP_PKEY *puks = NULL;
-    X509 *leaf = chain->count ? chain_certificate(chain, 0) : NULL;
-    int rc = get_puks(ceremony, &puks);
-    if (rc == 0 && (!leaf || EVP_PKEY_eq(X509_get0_pubkey(leaf), puks) != 1))
-        rc = fail(FAIL_REFUSED, "the first certificate is not of PrKS: ask the CA for one from the "
-                                "request that 'tmkctl cert request' prints");
-    X509_free(leaf);
-    EVP_PKEY_free(puks);
-    return rc;
+    PKCS11_CERT *stored;
+    unsigned int count;
+    int rc = list_stored(ceremony, &stored, &count);
+    if (rc < 0)
+        return rc;
+    for (unsigned int i = 0; i < count; i++)
+        if (is_other(&stored[i], chain) && PKCS11_remove_certificate(&stored[i]) < 0)
+            return fail_crypto("the token does not remove the certificate before");
+    return 0;
 }
 
 int ceremony_install(const struct ceremony_token *token, const struct cert_chain *chain)
 {
-    int rc = FAIL_CRYPTO;
     struct ceremony ceremony = {0};
-    PKCS11_KEY *prks = NULL;
+    struct certificates certificates = {0};
+    int rc = read_certificates(chain, &certificates);
 
-    if ((rc = ceremony_open(token, &ceremony)) == 0 && (rc = check_leaf(&ceremony, chain)) == 0 &&
-        (rc = find_prks(&ceremony, &prks)) == 0 && (rc = store_chain(&ceremony, chain, prks)) == 0)
-        rc = remove_others(&ceremony, chain);
+    if (rc == 0)
+        rc = ceremony_open(token, &ceremony);
+    if (rc == 0)
+        rc = check_certificates(&certificates, ceremony.puks);
+    if (rc == 0)
+        rc = store_chain(&ceremony, &certificates);
+    if (rc == 0)
+        rc = remove_others(&ceremony, &certificates);
+    free_certificates(&certificates);
     ceremony_close(&ceremony);
     return rc;
 }

@@ -17,7 +17,7 @@ struct token {
     CK_FUNCTION_LIST *cryptoki;
     CK_SLOT_ID slot;
     CK_SESSION_HANDLE keeper_session; /* stays open: closing the last session logs out */
-    pthread_mutex_t creation; /* SoftHSM: C_GenerateKey beside C_FindObjects fails (design 12) */
+    pthread_mutex_t creation;         /* SoftHSM: C_GenerateKey beside C_FindObjects fails (#573) */
     _Atomic uint64_t calls;
 };
 
@@ -37,19 +37,25 @@ struct token_session {
  * "CALL: CKR_NAME (0x...)", with what before it. */
 int token_result(CK_RV rv, const char *call, const char *what);
 
-/* Attribute helpers: {type, address, size}. The templates they go in are not const, because
- * Cryptoki's prototypes are not. */
+/* Attributes of a template: {type, address, size}. A value may be a compound literal, as in
+ * ATTRIBUTE(CKA_TOKEN, token_true); it lives as long as the block it is in. Cryptoki's templates
+ * are not const though C_ calls only read them, hence the cast. */
 #define ATTRIBUTE(type, variable)                                                                  \
     {                                                                                              \
         (type), &(variable), sizeof(variable)                                                      \
     }
 #define ATTRIBUTE_BYTES(type, address, length)                                                     \
     {                                                                                              \
-        (type), (address), (length)                                                                \
+        (type), (void *)(uintptr_t)(address), (length)                                             \
     }
+#define token_true  ((CK_BBOOL){CK_TRUE})
+#define token_false ((CK_BBOOL){CK_FALSE})
 
-extern CK_BBOOL token_true; /* for ATTRIBUTE(CKA_..., token_true) */
-extern CK_BBOOL token_false;
+/* C_GenerateKey; what names the key in a sentence. One at a time in this process, and none beside
+ * a search: see struct token. */
+int token_generate(struct token_session *session, CK_MECHANISM_TYPE generation,
+                   CK_ATTRIBUTE *attributes, CK_ULONG count, const char *what,
+                   token_handle *ret_key);
 
 /* Objects that match the template: at most size handles, *ret_count the number found. */
 int token_search(struct token_session *session, CK_ATTRIBUTE *attributes, CK_ULONG count,
@@ -60,16 +66,17 @@ int token_search(struct token_session *session, CK_ATTRIBUTE *attributes, CK_ULO
 int token_search_one(struct token_session *session, CK_ATTRIBUTE *attributes, CK_ULONG count,
                      const char *what, token_handle *ret_handle);
 
-/* One attribute's bytes. FAIL_NOT_FOUND when the object has none of it or it is empty. */
+/* One attribute's bytes. FAIL_NOT_FOUND when the object has none of it or it is empty,
+ * FAIL_MALFORMED when it has more than size. */
 int token_attribute(struct token_session *session, token_handle object, CK_ATTRIBUTE_TYPE type,
                     void *ret_value, size_t size, size_t *ret_len);
 
-/* C_SignInit + C_Sign in one. *len is the size of ret_signature, then the length. */
+/* C_SignInit + C_Sign in one; ret_signature holds size bytes. */
 int token_sign(struct token_session *session, CK_MECHANISM_TYPE mechanism, token_handle key,
                const uint8_t *data, size_t data_len, uint8_t *ret_signature, size_t size,
                size_t *ret_len);
 
-/* C_EncryptInit + C_Encrypt in one. */
+/* C_EncryptInit + C_Encrypt in one; ret_bytes holds size bytes. */
 int token_encrypt(struct token_session *session, CK_MECHANISM_TYPE mechanism, token_handle key,
                   const uint8_t *data, size_t data_len, uint8_t *ret_bytes, size_t size,
                   size_t *ret_len);

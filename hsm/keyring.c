@@ -2,16 +2,14 @@
 
 #include <string.h>
 
-#include <openssl/evp.h>
-#include <openssl/x509.h>
-
 #include "common/fail.h"
 #include "hsm/c1.h"
+#include "hsm/chain.h"
 #include "hsm/cryptoki.h"
 
 #define COUNT(array) (sizeof(array) / sizeof((array)[0]))
 
-enum { CERTIFICATES_MAX = 16, ID_LEN = 8, SECRET_LEN = 32 };
+enum { ID_LEN = 8, SECRET_LEN = 32 };
 
 static const struct {
     const char *name;
@@ -42,6 +40,12 @@ static const struct flag prks_flags[] = {
     STAYS_IN_THE_TOKEN,     FLAG(SIGN, CK_TRUE),          FLAG(DECRYPT, CK_FALSE),
     FLAG(UNWRAP, CK_FALSE), FLAG(SIGN_RECOVER, CK_FALSE), FLAG(DERIVE, CK_FALSE),
 };
+static const struct flag puks_flags[] = {
+    FLAG(TOKEN, CK_TRUE),
+    FLAG(VERIFY, CK_TRUE),
+    FLAG(ENCRYPT, CK_FALSE),
+    FLAG(WRAP, CK_FALSE),
+};
 static const struct flag mac_key_flags[] = {
     STAYS_IN_THE_TOKEN,      FLAG(SIGN, CK_TRUE),  FLAG(VERIFY, CK_TRUE),  FLAG(ENCRYPT, CK_FALSE),
     FLAG(DECRYPT, CK_FALSE), FLAG(WRAP, CK_FALSE), FLAG(UNWRAP, CK_FALSE), FLAG(DERIVE, CK_FALSE),
@@ -51,22 +55,25 @@ static const struct flag kek_flags[] = {
     FLAG(DECRYPT, CK_FALSE), FLAG(SIGN, CK_FALSE), FLAG(VERIFY, CK_FALSE), FLAG(DERIVE, CK_FALSE),
 };
 
-/* What there is besides the certificates. */
+/* What there is besides the certificates; the last two for secret keys. */
 struct key_kind {
-    char label[16];
+    const char *label;
     CK_OBJECT_CLASS class;
     const struct flag *flags;
     size_t flag_count;
-    CK_MECHANISM_TYPE generation; /* secret keys */
+    CK_MECHANISM_TYPE generation;
+    CK_KEY_TYPE type;
 };
 
-static const struct key_kind prks_key = {"PrKS", CKO_PRIVATE_KEY, prks_flags, COUNT(prks_flags), 0};
-static const struct key_kind seal_key = {"SEAL", CKO_SECRET_KEY, mac_key_flags,
-                                         COUNT(mac_key_flags), CKM_GENERIC_SECRET_KEY_GEN};
-static const struct key_kind audit_key = {"AUDIT", CKO_SECRET_KEY, mac_key_flags,
-                                          COUNT(mac_key_flags), CKM_GENERIC_SECRET_KEY_GEN};
-static const struct key_kind kek_key = {"TMK-KEK", CKO_SECRET_KEY, kek_flags, COUNT(kek_flags),
-                                        CKM_AES_KEY_GEN};
+#define FLAGS(array) (array), COUNT(array)
+static const struct key_kind prks_key = {"PrKS", CKO_PRIVATE_KEY, FLAGS(prks_flags), 0, 0};
+static const struct key_kind puks_key = {"PuKS", CKO_PUBLIC_KEY, FLAGS(puks_flags), 0, 0};
+static const struct key_kind seal_key = {"SEAL", CKO_SECRET_KEY, FLAGS(mac_key_flags),
+                                         CKM_GENERIC_SECRET_KEY_GEN, CKK_GENERIC_SECRET};
+static const struct key_kind audit_key = {"AUDIT", CKO_SECRET_KEY, FLAGS(mac_key_flags),
+                                          CKM_GENERIC_SECRET_KEY_GEN, CKK_GENERIC_SECRET};
+static const struct key_kind kek_key = {"TMK-KEK", CKO_SECRET_KEY, FLAGS(kek_flags),
+                                        CKM_AES_KEY_GEN, CKK_AES};
 
 int prks_spec_read(const char *text, struct prks_spec *ret_spec)
 {
@@ -94,30 +101,46 @@ const char *prks_spec_name(const struct prks_spec *spec)
 static int find_key(struct token_session *session, const struct key_kind *kind,
                     token_handle *ret_key)
 {
-    struct key_kind wanted = *kind; /* a copy: Cryptoki's templates are not const */
     CK_ATTRIBUTE attributes[] = {
-        ATTRIBUTE(CKA_CLASS, wanted.class),
+        ATTRIBUTE_BYTES(CKA_CLASS, &kind->class, sizeof(kind->class)),
         ATTRIBUTE(CKA_TOKEN, token_true),
-        ATTRIBUTE_BYTES(CKA_LABEL, wanted.label, strlen(wanted.label)),
+        ATTRIBUTE_BYTES(CKA_LABEL, kind->label, strlen(kind->label)),
     };
     return token_search_one(session, attributes, COUNT(attributes), kind->label, ret_key);
+}
+
+static int refuse(const struct key_kind *kind, const char *attribute, const char *must)
+{
+    return fail(FAIL_REFUSED,
+                "%s in the token: CKA_%s must be %s; such a key is not served with: replace it, "
+                "or correct the attribute with the HSM's own tool",
+                kind->label, attribute, must);
+}
+
+/* An attribute of exactly size bytes; must says what it should be. */
+static int read_exactly(struct token_session *session, const struct key_kind *kind,
+                        token_handle key, CK_ATTRIBUTE_TYPE type, const char *name,
+                        const char *must, void *ret_value, size_t size)
+{
+    size_t len = 0;
+    int rc = token_attribute(session, key, type, ret_value, size, &len);
+    if (rc == FAIL_NOT_FOUND || rc == FAIL_MALFORMED || (rc == 0 && len != size))
+        return refuse(kind, name, must);
+    return rc < 0 ? fail_in(rc, "%s, CKA_%s", kind->label, name) : 0;
 }
 
 static int check_flags(struct token_session *session, const struct key_kind *kind, token_handle key)
 {
     for (size_t i = 0; i < kind->flag_count; i++) {
         const struct flag *flag = &kind->flags[i];
+        const char *must = flag->value ? "true" : "false";
         CK_BBOOL value = CK_FALSE;
-        size_t len;
-        int rc = token_attribute(session, key, flag->type, &value, sizeof(value), &len);
+        int rc =
+            read_exactly(session, kind, key, flag->type, flag->name, must, &value, sizeof(value));
         if (rc < 0)
-            return fail_in(rc, "%s, CKA_%s", kind->label, flag->name);
+            return rc;
         if (!value != !flag->value)
-            return fail(FAIL_REFUSED,
-                        "%s in the token has CKA_%s = %s, must be %s; such a key is not served "
-                        "with: replace it, or correct the attribute with the HSM's own tool",
-                        kind->label, flag->name, value ? "true" : "false",
-                        flag->value ? "true" : "false");
+            return refuse(kind, flag->name, must);
     }
     return 0;
 }
@@ -127,27 +150,30 @@ static int open_key(struct token_session *session, const struct key_kind *kind,
 {
     int rc = find_key(session, kind, ret_key);
     if (rc == FAIL_NOT_FOUND)
-        return fail_in(rc, "run 'tmkctl -c CONF init' first");
+        return fail(FAIL_NOT_FOUND, "the token has no %s; run 'tmkctl -c CONF init' first",
+                    kind->label);
     return rc < 0 ? rc : check_flags(session, kind, *ret_key);
 }
 
-static int check_secret(struct token_session *session, const struct key_kind *kind,
-                        token_handle key, CK_KEY_TYPE type)
+static int open_secret(struct token_session *session, const struct key_kind *kind,
+                       token_handle *ret_key)
 {
-    CK_KEY_TYPE has_type = 0;
-    CK_ULONG has_len = 0;
-    size_t len;
-    int rc = token_attribute(session, key, CKA_KEY_TYPE, &has_type, sizeof(has_type), &len);
+    static const char right_len[] = "32 bytes";
+    const char *right_type = kind->type == CKK_AES ? "AES" : "generic secret";
+    CK_KEY_TYPE type = 0;
+    CK_ULONG len = 0;
+    int rc = open_key(session, kind, ret_key);
     if (rc == 0)
-        rc = token_attribute(session, key, CKA_VALUE_LEN, &has_len, sizeof(has_len), &len);
-    if (rc < 0)
-        return fail_in(rc, "%s", kind->label);
-    if (has_type != type || has_len != SECRET_LEN)
-        return fail(FAIL_REFUSED,
-                    "%s in the token is not a key of the type and the %d bytes it "
-                    "should be",
-                    kind->label, SECRET_LEN);
-    return 0;
+        rc = read_exactly(session, kind, *ret_key, CKA_KEY_TYPE, "KEY_TYPE", right_type, &type,
+                          sizeof(type));
+    if (rc == 0 && type != kind->type)
+        rc = refuse(kind, "KEY_TYPE", right_type);
+    if (rc == 0)
+        rc = read_exactly(session, kind, *ret_key, CKA_VALUE_LEN, "VALUE_LEN", right_len, &len,
+                          sizeof(len));
+    if (rc == 0 && len != SECRET_LEN)
+        rc = refuse(kind, "VALUE_LEN", right_len);
+    return rc;
 }
 
 static CK_MECHANISM_TYPE prks_mechanism(enum prks_kind kind)
@@ -158,19 +184,19 @@ static CK_MECHANISM_TYPE prks_mechanism(enum prks_kind kind)
 static int read_prks_spec(struct token_session *session, token_handle prks,
                           struct prks_spec *ret_spec)
 {
+    struct prks_spec spec = {PRKS_P256, 256};
     CK_KEY_TYPE type = 0;
     uint8_t modulus[RSA_BLOCK_MAX];
-    size_t len;
-    int rc = token_attribute(session, prks, CKA_KEY_TYPE, &type, sizeof(type), &len);
-    if (rc < 0)
-        return fail_in(rc, "PrKS");
-    struct prks_spec spec = {PRKS_P256, 256};
-    if (type == CKK_RSA) {
-        if ((rc = token_attribute(session, prks, CKA_MODULUS, modulus, sizeof(modulus), &len)) < 0)
-            return fail_in(rc, "PrKS");
+    size_t len = 0;
+    int rc = read_exactly(session, &prks_key, prks, CKA_KEY_TYPE, "KEY_TYPE", "RSA or EC", &type,
+                          sizeof(type));
+    if (rc == 0 && type == CKK_RSA) {
+        rc = token_attribute(session, prks, CKA_MODULUS, modulus, sizeof(modulus), &len);
         spec = (struct prks_spec){PRKS_RSA, (unsigned)len * 8};
     }
-    if ((type != CKK_RSA && type != CKK_EC) || !prks_spec_name(&spec))
+    if (rc < 0 && rc != FAIL_NOT_FOUND && rc != FAIL_MALFORMED)
+        return rc;
+    if (rc < 0 || (type != CKK_RSA && type != CKK_EC) || !prks_spec_name(&spec))
         return fail(FAIL_REFUSED, "PrKS in the token is of a kind or size that is not served with");
     *ret_spec = spec;
     return 0;
@@ -179,16 +205,13 @@ static int read_prks_spec(struct token_session *session, token_handle prks,
 /* One job, one mechanism: without this list PrKS would also sign what a vendor calls RSA. */
 static int check_mechanisms(struct token_session *session, token_handle prks, enum prks_kind kind)
 {
-    CK_MECHANISM_TYPE allowed[8];
-    size_t len = 0;
-    int rc = token_attribute(session, prks, CKA_ALLOWED_MECHANISMS, allowed, sizeof(allowed), &len);
-    if (rc < 0)
-        return fail_in(rc, "PrKS, CKA_ALLOWED_MECHANISMS");
-    if (len != sizeof(allowed[0]) || allowed[0] != prks_mechanism(kind))
-        return fail(FAIL_REFUSED,
-                    "PrKS in the token has CKA_ALLOWED_MECHANISMS other than %s alone",
-                    kind == PRKS_RSA ? "CKM_RSA_PKCS" : "CKM_ECDSA");
-    return 0;
+    const char *must = kind == PRKS_RSA ? "CKM_RSA_PKCS alone" : "CKM_ECDSA alone";
+    CK_MECHANISM_TYPE allowed = 0;
+    int rc = read_exactly(session, &prks_key, prks, CKA_ALLOWED_MECHANISMS, "ALLOWED_MECHANISMS",
+                          must, &allowed, sizeof(allowed));
+    if (rc == 0 && allowed != prks_mechanism(kind))
+        rc = refuse(&prks_key, "ALLOWED_MECHANISMS", must);
+    return rc;
 }
 
 static enum tmk_wrap best_wrap(struct token_session *session)
@@ -199,137 +222,14 @@ static enum tmk_wrap best_wrap(struct token_session *session)
     return rv == CKR_OK && (info.flags & CKF_WRAP) ? TMK_WRAP_KWP : TMK_WRAP_KW;
 }
 
-/* --- KSWCRT --- */
-
-struct certificate {
-    size_t len;
-    uint8_t der[CHAIN_DER_MAX];
-};
-
-static X509 *parse_certificate(const uint8_t *der, size_t len)
-{
-    return d2i_X509(NULL, &der, (long)len);
-}
-
-static int starts_later(const uint8_t *a, size_t a_len, const uint8_t *b, size_t b_len)
-{
-    X509 *first = parse_certificate(a, a_len);
-    X509 *second = parse_certificate(b, b_len);
-    int later = first && (!second || ASN1_TIME_compare(X509_get0_notBefore(first),
-                                                       X509_get0_notBefore(second)) > 0);
-    X509_free(first);
-    X509_free(second);
-    return later;
-}
-
-/* The newest certificate object with that label, into *ret; FAIL_NOT_FOUND when none. */
-static int read_certificate(struct token_session *session, const char *label,
-                            struct certificate *ret)
-{
-    CK_OBJECT_CLASS class = CKO_CERTIFICATE;
-    char text[16];
-    token_handle found[CERTIFICATES_MAX];
-    size_t count;
-    CK_ATTRIBUTE attributes[] = {
-        ATTRIBUTE(CKA_CLASS, class),
-        ATTRIBUTE(CKA_TOKEN, token_true),
-        ATTRIBUTE_BYTES(CKA_LABEL, text, strlen(label)),
-    };
-    memcpy(text, label, strlen(label));
-    int rc = token_search(session, attributes, COUNT(attributes), found, COUNT(found), &count);
-    if (rc < 0)
-        return rc;
-    ret->len = 0;
-    for (size_t i = 0; i < count; i++) {
-        struct certificate one;
-        rc = token_attribute(session, found[i], CKA_VALUE, one.der, sizeof(one.der), &one.len);
-        if (rc < 0)
-            return fail_in(rc, "certificate %s", label);
-        if (ret->len == 0 || starts_later(one.der, one.len, ret->der, ret->len))
-            *ret = one;
-    }
-    return ret->len ? 0 : fail(FAIL_NOT_FOUND, "the token has no certificate %s", label);
-}
-
-int keyring_read_chain(struct token_session *session, struct cert_chain *ret_chain)
-{
-    static const char *const labels[CHAIN_MAX] = {"KSWCRT", "KSWCRT-1", "KSWCRT-2", "KSWCRT-3"};
-    struct cert_chain chain = {0};
-    int rc = 0;
-
-    for (size_t i = 0; i < CHAIN_MAX && rc == 0; i++) {
-        struct certificate one;
-        rc = read_certificate(session, labels[i], &one);
-        if (rc == 0)
-            rc = cert_chain_add(&chain, one.der, one.len);
-    }
-    if (rc < 0 && rc != FAIL_NOT_FOUND)
-        return rc;
-    *ret_chain = chain;
-    return 0;
-}
-
-static int verify_rsa(EVP_PKEY *key, const uint8_t m1[static M1_LEN], const uint8_t *c1, size_t len)
-{
-    uint8_t recovered[RSA_BLOCK_MAX];
-    size_t recovered_len = sizeof(recovered);
-    EVP_PKEY_CTX *context = EVP_PKEY_CTX_new(key, NULL);
-    int right = context && EVP_PKEY_verify_recover_init(context) == 1 &&
-                EVP_PKEY_CTX_set_rsa_padding(context, RSA_PKCS1_PADDING) == 1 &&
-                EVP_PKEY_verify_recover(context, recovered, &recovered_len, c1, len) == 1 &&
-                recovered_len == M1_LEN && memcmp(recovered, m1, M1_LEN) == 0;
-    EVP_PKEY_CTX_free(context);
-    return right;
-}
-
-static int verify_p256(EVP_PKEY *key, const uint8_t m1[static M1_LEN], const uint8_t *c1,
-                       size_t len)
-{
-    uint8_t digest[SHA256_DIGEST_LENGTH];
-    unsigned char *der = NULL;
-    EVP_PKEY_CTX *context = EVP_PKEY_CTX_new(key, NULL);
-    ECDSA_SIG *signature = ECDSA_SIG_new();
-    BIGNUM *r = len == 64 ? BN_bin2bn(c1, 32, NULL) : NULL;
-    BIGNUM *s = len == 64 ? BN_bin2bn(c1 + 32, 32, NULL) : NULL;
-    int right = 0;
-
-    SHA256(m1, M1_LEN, digest);
-    if (context && signature && r && s && ECDSA_SIG_set0(signature, r, s)) {
-        r = s = NULL; /* now the signature's */
-        int der_len = i2d_ECDSA_SIG(signature, &der);
-        right = der_len > 0 && EVP_PKEY_verify_init(context) == 1 &&
-                EVP_PKEY_verify(context, der, (size_t)der_len, digest, sizeof(digest)) == 1;
-    }
-    BN_free(r);
-    BN_free(s);
-    OPENSSL_free(der);
-    ECDSA_SIG_free(signature);
-    EVP_PKEY_CTX_free(context);
-    return right;
-}
-
 /* A C1 over a fixed M1, opened with KSWCRT's key: PrKS works and the certificate is its own. */
-static int check_prks_fits(struct token_session *session, const struct keyring *keyring)
+static int check_prks_signs(struct token_session *session, const struct keyring *keyring)
 {
     static const uint8_t m1[M1_LEN] = "TMKD-SELF-CHECK";
     uint8_t c1[RSA_BLOCK_MAX];
-    size_t c1_len;
-    int rc = c1_sign(session, keyring, m1, c1, &c1_len);
-    if (rc < 0 || keyring->kswcrt.count == 0)
-        return rc;
     size_t len;
-    const uint8_t *der = cert_chain_at(&keyring->kswcrt, 0, &len);
-    X509 *leaf = parse_certificate(der, len);
-    EVP_PKEY *key = leaf ? X509_get0_pubkey(leaf) : NULL;
-    int right = 0;
-    if (key && keyring->prks_spec.kind == PRKS_RSA && EVP_PKEY_is_a(key, "RSA"))
-        right = verify_rsa(key, m1, c1, c1_len);
-    else if (key && keyring->prks_spec.kind == PRKS_P256 && EVP_PKEY_is_a(key, "EC"))
-        right = verify_p256(key, m1, c1, c1_len);
-    X509_free(leaf);
-    return right ? 0
-                 : fail(FAIL_REFUSED, "KSWCRT in the token is not a certificate of PrKS; install "
-                                      "the right one with 'tmkctl cert install'");
+    int rc = c1_sign(session, keyring, m1, c1, &len);
+    return rc < 0 || keyring->kswcrt.count == 0 ? rc : c1_verify(keyring, m1, c1, len);
 }
 
 int keyring_open(struct token_session *session, struct keyring *ret_keyring)
@@ -340,14 +240,11 @@ int keyring_open(struct token_session *session, struct keyring *ret_keyring)
     if ((rc = open_key(session, &prks_key, &keyring.prks)) < 0 ||
         (rc = read_prks_spec(session, keyring.prks, &keyring.prks_spec)) < 0 ||
         (rc = check_mechanisms(session, keyring.prks, keyring.prks_spec.kind)) < 0 ||
-        (rc = open_key(session, &seal_key, &keyring.seal)) < 0 ||
-        (rc = check_secret(session, &seal_key, keyring.seal, CKK_GENERIC_SECRET)) < 0 ||
-        (rc = open_key(session, &audit_key, &keyring.audit)) < 0 ||
-        (rc = check_secret(session, &audit_key, keyring.audit, CKK_GENERIC_SECRET)) < 0 ||
-        (rc = open_key(session, &kek_key, &keyring.kek)) < 0 ||
-        (rc = check_secret(session, &kek_key, keyring.kek, CKK_AES)) < 0 ||
-        (rc = keyring_read_chain(session, &keyring.kswcrt)) < 0 ||
-        (rc = check_prks_fits(session, &keyring)) < 0)
+        (rc = open_secret(session, &seal_key, &keyring.seal)) < 0 ||
+        (rc = open_secret(session, &audit_key, &keyring.audit)) < 0 ||
+        (rc = open_secret(session, &kek_key, &keyring.kek)) < 0 ||
+        (rc = chain_read(session, &keyring.kswcrt)) < 0 ||
+        (rc = check_prks_signs(session, &keyring)) < 0)
         return rc;
     keyring.wrap = best_wrap(session);
     *ret_keyring = keyring;
@@ -356,73 +253,70 @@ int keyring_open(struct token_session *session, struct keyring *ret_keyring)
 
 /* --- making --- */
 
-static size_t put_flags(const struct key_kind *kind, CK_ATTRIBUTE *attributes)
+enum { TEMPLATE_MAX = 20 };
+
+/* A C_GenerateKey template in the making; what is put in must outlive it. */
+struct template
 {
+    CK_ATTRIBUTE attributes[TEMPLATE_MAX];
+    CK_ULONG count;
+};
+
+static void put(struct template *template, CK_ATTRIBUTE_TYPE type, const void *value, size_t len)
+{
+    template->attributes[template->count++] = (CK_ATTRIBUTE)ATTRIBUTE_BYTES(type, value, len);
+}
+
+static void put_kind(struct template *template, const struct key_kind *kind)
+{
+    put(template, CKA_LABEL, kind->label, strlen(kind->label));
     for (size_t i = 0; i < kind->flag_count; i++)
-        attributes[i] = (CK_ATTRIBUTE)ATTRIBUTE_BYTES(
-            kind->flags[i].type, kind->flags[i].value ? &token_true : &token_false,
-            sizeof(CK_BBOOL));
-    return kind->flag_count;
+        put(template, kind->flags[i].type, &kind->flags[i].value, sizeof(kind->flags[i].value));
 }
 
 static int make_secret(struct token_session *session, const struct key_kind *kind)
 {
-    struct key_kind wanted = *kind;
+    struct template template = {0};
     CK_ULONG key_len = SECRET_LEN;
-    CK_MECHANISM mechanism = {kind->generation, NULL, 0};
-    CK_ATTRIBUTE attributes[COUNT(mac_key_flags) + 2];
     token_handle key;
-    size_t count = put_flags(kind, attributes);
-    attributes[count++] =
-        (CK_ATTRIBUTE)ATTRIBUTE_BYTES(CKA_LABEL, wanted.label, strlen(wanted.label));
-    attributes[count++] = (CK_ATTRIBUTE)ATTRIBUTE(CKA_VALUE_LEN, key_len);
-    return token_result(TOKEN_CALL(session->token, C_GenerateKey, session->handle, &mechanism,
-                                   attributes, count, &key),
-                        "C_GenerateKey", kind->label);
+    put_kind(&template, kind);
+    put(&template, CKA_VALUE_LEN, &key_len, sizeof(key_len));
+    return token_generate(session, kind->generation, template.attributes, template.count,
+                          kind->label, &key);
 }
 
 /* PuKS stays in the token beside PrKS: libp11 needs it for the CSR of a P-256 key. */
 static int make_prks(struct token_session *session, const struct prks_spec *spec)
 {
-    static CK_BYTE p256[] = {0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07};
-    CK_BYTE f4[] = {0x01, 0x00, 0x01};
-    CK_ULONG bits = spec->bits;
-    char private_label[] = "PrKS";
-    char public_label[] = "PuKS";
-    CK_BYTE id[ID_LEN];
-    CK_MECHANISM_TYPE allowed = prks_mechanism(spec->kind);
+    static const CK_BYTE p256[] = {0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07};
+    static const CK_BYTE f4[] = {0x01, 0x00, 0x01};
+    const CK_ULONG bits = spec->bits;
+    const CK_MECHANISM_TYPE allowed = prks_mechanism(spec->kind);
     CK_MECHANISM mechanism = {
         spec->kind == PRKS_RSA ? CKM_RSA_PKCS_KEY_PAIR_GEN : CKM_EC_KEY_PAIR_GEN, NULL, 0};
-    CK_ATTRIBUTE public_attributes[] = {
-        ATTRIBUTE(CKA_TOKEN, token_true),
-        ATTRIBUTE(CKA_VERIFY, token_true),
-        ATTRIBUTE(CKA_ENCRYPT, token_false),
-        ATTRIBUTE(CKA_WRAP, token_false),
-        ATTRIBUTE_BYTES(CKA_LABEL, public_label, strlen(public_label)),
-        ATTRIBUTE_BYTES(CKA_ID, id, sizeof(id)),
-        ATTRIBUTE_BYTES(CKA_EC_PARAMS, p256, sizeof(p256)),
-        ATTRIBUTE_BYTES(CKA_PUBLIC_EXPONENT, f4, sizeof(f4)),
-    };
-    CK_ULONG public_count = COUNT(public_attributes) - 1;
-    CK_ATTRIBUTE private_attributes[COUNT(prks_flags) + 3];
-    token_handle public_key;
-    token_handle private_key;
+    struct template public = {0};
+    struct template private = {0};
+    CK_BYTE id[ID_LEN];
+    token_handle puks;
+    token_handle prks;
 
     int rc = token_random(session, id, sizeof(id));
     if (rc < 0)
         return rc;
+    put_kind(&public, &puks_key);
+    put(&public, CKA_ID, id, sizeof(id));
     if (spec->kind == PRKS_RSA) {
-        public_attributes[public_count - 1] = (CK_ATTRIBUTE)ATTRIBUTE(CKA_MODULUS_BITS, bits);
-        public_count++;
+        put(&public, CKA_MODULUS_BITS, &bits, sizeof(bits));
+        put(&public, CKA_PUBLIC_EXPONENT, f4, sizeof(f4));
+    } else {
+        put(&public, CKA_EC_PARAMS, p256, sizeof(p256));
     }
-    size_t count = put_flags(&prks_key, private_attributes);
-    private_attributes[count++] =
-        (CK_ATTRIBUTE)ATTRIBUTE_BYTES(CKA_LABEL, private_label, strlen(private_label));
-    private_attributes[count++] = (CK_ATTRIBUTE)ATTRIBUTE_BYTES(CKA_ID, id, sizeof(id));
-    private_attributes[count++] = (CK_ATTRIBUTE)ATTRIBUTE(CKA_ALLOWED_MECHANISMS, allowed);
+    put_kind(&private, &prks_key);
+    put(&private, CKA_ID, id, sizeof(id));
+    put(&private, CKA_ALLOWED_MECHANISMS, &allowed, sizeof(allowed));
     return token_result(TOKEN_CALL(session->token, C_GenerateKeyPair, session->handle, &mechanism,
-                                   public_attributes, public_count, private_attributes, count,
-                                   &public_key, &private_key),
+                                   public.attributes, public.count, private.attributes,
+                                   private.count, &puks, &prks),
                         "C_GenerateKeyPair", "PrKS");
 }
 

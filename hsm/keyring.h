@@ -50,8 +50,4 @@ int keyring_make(struct token_session *session, const struct prks_spec *prks, ke
  * and attribute in the sentence. */
 int keyring_open(struct token_session *session, struct keyring *ret_keyring);
 
-/* Reads KSWCRT and its chain: of several leaves (an installation that was cut off) the one with
- * the latest notBefore. count 0 when there is none. */
-int keyring_read_chain(struct token_session *session, struct cert_chain *ret_chain);
-
 #endif

@@ -19,6 +19,8 @@
 
 #define COUNT(array) (sizeof(array) / sizeof((array)[0]))
 
+static const char label[] = "TMK";
+
 static CK_MECHANISM_TYPE generation_of(enum tmk_type type)
 {
     switch (type) {
@@ -41,18 +43,6 @@ static CK_KEY_TYPE key_type_of(enum tmk_type type)
     default:
         return CKK_AES;
     }
-}
-
-/* One at a time in this process, and none beside a search: see struct token. */
-static int generate(struct token_session *session, enum tmk_type type, CK_ATTRIBUTE *attributes,
-                    CK_ULONG count, token_handle *ret_tmk)
-{
-    CK_MECHANISM mechanism = {generation_of(type), NULL, 0};
-    pthread_mutex_lock(&session->token->creation);
-    CK_RV rv = TOKEN_CALL(session->token, C_GenerateKey, session->handle, &mechanism, attributes,
-                          count, ret_tmk);
-    pthread_mutex_unlock(&session->token->creation);
-    return token_result(rv, "C_GenerateKey", "TMK");
 }
 
 /* ANSI X9.24-1 annex A: TDEA, the first three bytes of a zero block encrypted, which is what
@@ -80,10 +70,17 @@ size_t tmk_id(const char *sn, uint32_t version, char ret_id[static TMK_ID_MAX + 
     return (size_t)snprintf(ret_id, TMK_ID_MAX + 1, "%s/%u", sn, version);
 }
 
+/* CKA_VALUE_LEN is last in a template and is left out for DES (PKCS#11 v2.40 2.9.2). */
+static int generate(struct token_session *session, enum tmk_type type, CK_ATTRIBUTE *attributes,
+                    CK_ULONG count, token_handle *ret_tmk)
+{
+    return token_generate(session, generation_of(type), attributes,
+                          tmk_type_is_aes(type) ? count : count - 1, "TMK", ret_tmk);
+}
+
 int tmk_generate(struct token_session *session, const char *sn, struct tmk_info *info,
                  token_handle *ret_tmk)
 {
-    char label[] = "TMK";
     char id[TMK_ID_MAX + 1];
     size_t id_len = tmk_id(sn, info->version, id);
     CK_ULONG key_len = tmk_type_key_len(info->type);
@@ -92,11 +89,10 @@ int tmk_generate(struct token_session *session, const char *sn, struct tmk_info 
         ATTRIBUTE(CKA_TOKEN, token_true),
         ATTRIBUTE_BYTES(CKA_LABEL, label, strlen(label)),
         ATTRIBUTE_BYTES(CKA_ID, id, id_len),
-        ATTRIBUTE(CKA_VALUE_LEN, key_len), /* last: AES only (PKCS#11 v2.40 2.9.2) */
+        ATTRIBUTE(CKA_VALUE_LEN, key_len),
     };
-    CK_ULONG count = COUNT(attributes) - (tmk_type_is_aes(info->type) ? 0 : 1);
     token_handle tmk;
-    int rc = generate(session, info->type, attributes, count, &tmk);
+    int rc = generate(session, info->type, attributes, COUNT(attributes), &tmk);
     if (rc < 0)
         return rc;
     if ((rc = check_value(session, tmk, info)) < 0) {
@@ -115,8 +111,7 @@ int tmk_generate_decoy(struct token_session *session, enum tmk_type type, token_
         ATTRIBUTE(CKA_TOKEN, token_false),
         ATTRIBUTE(CKA_VALUE_LEN, key_len),
     };
-    return generate(session, type, attributes, COUNT(attributes) - (tmk_type_is_aes(type) ? 0 : 1),
-                    ret_tmk);
+    return generate(session, type, attributes, COUNT(attributes), ret_tmk);
 }
 
 static CK_MECHANISM_TYPE wrap_mechanism(enum tmk_wrap wrap)
@@ -148,11 +143,9 @@ int tmk_unwrap(struct token_session *session, const struct keyring *keyring, enu
                enum tmk_type type, const uint8_t *blob, size_t len, token_handle *ret_tmk)
 {
     CK_MECHANISM mechanism = {wrap_mechanism(wrap), NULL, 0};
-    CK_OBJECT_CLASS class = CKO_SECRET_KEY;
-    CK_KEY_TYPE key_type = key_type_of(type);
     CK_ATTRIBUTE attributes[] = {
-        ATTRIBUTE(CKA_CLASS, class),
-        ATTRIBUTE(CKA_KEY_TYPE, key_type),
+        ATTRIBUTE(CKA_CLASS, (CK_OBJECT_CLASS){CKO_SECRET_KEY}),
+        ATTRIBUTE(CKA_KEY_TYPE, (CK_KEY_TYPE){key_type_of(type)}),
         ATTRIBUTE(CKA_TOKEN, token_false),
         TMK_ATTRIBUTES,
     };
@@ -194,10 +187,8 @@ enum { LIST_FIRST = 1024, LIST_MOST = 1 << 22 };
 /* All TMK handles: C_FindObjects needs room for them before their number is known. */
 static int find_all(struct token_session *session, token_handle **ret_handles, size_t *ret_count)
 {
-    CK_OBJECT_CLASS class = CKO_SECRET_KEY;
-    char label[] = "TMK";
     CK_ATTRIBUTE attributes[] = {
-        ATTRIBUTE(CKA_CLASS, class),
+        ATTRIBUTE(CKA_CLASS, (CK_OBJECT_CLASS){CKO_SECRET_KEY}),
         ATTRIBUTE(CKA_TOKEN, token_true),
         ATTRIBUTE_BYTES(CKA_LABEL, label, strlen(label)),
     };
@@ -233,6 +224,8 @@ int tmk_list(struct token_session *session, tmk_each *each, void *context)
         rc = token_attribute(session, handles[i], CKA_ID, id, sizeof(id), &id_len);
         if (rc == 0)
             rc = each(context, id, id_len, handles[i]);
+        else if (rc == FAIL_NOT_FOUND || rc == FAIL_MALFORMED)
+            rc = 0; /* another program's, or what a C_GenerateKey that failed has left */
     }
     free(handles);
     return rc;

@@ -47,7 +47,8 @@ int tmk_mac(struct token_session *session, enum tmk_type type, token_handle tmk,
 /* SN "/" version, without a terminating zero in the count. Returns its length. */
 size_t tmk_id(const char *sn, uint32_t version, char ret_id[static TMK_ID_MAX + 1]);
 
-/* Each TMK object of the token with its CKA_ID, for the index made at start. */
+/* Each TMK object of the token with its CKA_ID, for the index made at start; those whose CKA_ID
+ * cannot be one are passed over. Ends at the first each() that does not return 0, with that. */
 typedef int tmk_each(void *context, const char *id, size_t id_len, token_handle tmk);
 int tmk_list(struct token_session *session, tmk_each *each, void *context);
 

@@ -9,10 +9,11 @@
 
 #include "common/fail.h"
 
-CK_BBOOL token_true = CK_TRUE;
-CK_BBOOL token_false = CK_FALSE;
-
 enum { SLOTS_MAX = 64 };
+
+/* clang-format off */
+#define NAME(rv) {rv, #rv}
+/* clang-format on */
 
 static const char *result_name(CK_RV rv)
 {
@@ -20,41 +21,52 @@ static const char *result_name(CK_RV rv)
         CK_RV rv;
         const char *name;
     } names[] = {
-        {CKR_HOST_MEMORY, "CKR_HOST_MEMORY"},
-        {CKR_GENERAL_ERROR, "CKR_GENERAL_ERROR"},
-        {CKR_FUNCTION_FAILED, "CKR_FUNCTION_FAILED"},
-        {CKR_ARGUMENTS_BAD, "CKR_ARGUMENTS_BAD"},
-        {CKR_ATTRIBUTE_TYPE_INVALID, "CKR_ATTRIBUTE_TYPE_INVALID"},
-        {CKR_ATTRIBUTE_VALUE_INVALID, "CKR_ATTRIBUTE_VALUE_INVALID"},
-        {CKR_ACTION_PROHIBITED, "CKR_ACTION_PROHIBITED"},
-        {CKR_DEVICE_ERROR, "CKR_DEVICE_ERROR"},
-        {CKR_DEVICE_MEMORY, "CKR_DEVICE_MEMORY"},
-        {CKR_DEVICE_REMOVED, "CKR_DEVICE_REMOVED"},
-        {CKR_ENCRYPTED_DATA_INVALID, "CKR_ENCRYPTED_DATA_INVALID"},
-        {CKR_KEY_HANDLE_INVALID, "CKR_KEY_HANDLE_INVALID"},
-        {CKR_KEY_FUNCTION_NOT_PERMITTED, "CKR_KEY_FUNCTION_NOT_PERMITTED"},
-        {CKR_KEY_UNEXTRACTABLE, "CKR_KEY_UNEXTRACTABLE"},
-        {CKR_MECHANISM_INVALID, "CKR_MECHANISM_INVALID"},
-        {CKR_MECHANISM_PARAM_INVALID, "CKR_MECHANISM_PARAM_INVALID"},
-        {CKR_OBJECT_HANDLE_INVALID, "CKR_OBJECT_HANDLE_INVALID"},
-        {CKR_OPERATION_ACTIVE, "CKR_OPERATION_ACTIVE"},
-        {CKR_PIN_INCORRECT, "CKR_PIN_INCORRECT"},
-        {CKR_PIN_LEN_RANGE, "CKR_PIN_LEN_RANGE"},
-        {CKR_PIN_LOCKED, "CKR_PIN_LOCKED"},
-        {CKR_SESSION_CLOSED, "CKR_SESSION_CLOSED"},
-        {CKR_SESSION_COUNT, "CKR_SESSION_COUNT"},
-        {CKR_SESSION_HANDLE_INVALID, "CKR_SESSION_HANDLE_INVALID"},
-        {CKR_TEMPLATE_INCOMPLETE, "CKR_TEMPLATE_INCOMPLETE"},
-        {CKR_TEMPLATE_INCONSISTENT, "CKR_TEMPLATE_INCONSISTENT"},
-        {CKR_TOKEN_NOT_PRESENT, "CKR_TOKEN_NOT_PRESENT"},
-        {CKR_TOKEN_NOT_RECOGNIZED, "CKR_TOKEN_NOT_RECOGNIZED"},
-        {CKR_TOKEN_WRITE_PROTECTED, "CKR_TOKEN_WRITE_PROTECTED"},
-        {CKR_USER_NOT_LOGGED_IN, "CKR_USER_NOT_LOGGED_IN"},
-        {CKR_USER_PIN_NOT_INITIALIZED, "CKR_USER_PIN_NOT_INITIALIZED"},
-        {CKR_WRAPPED_KEY_INVALID, "CKR_WRAPPED_KEY_INVALID"},
-        {CKR_WRAPPED_KEY_LEN_RANGE, "CKR_WRAPPED_KEY_LEN_RANGE"},
-        {CKR_CRYPTOKI_NOT_INITIALIZED, "CKR_CRYPTOKI_NOT_INITIALIZED"},
-        {CKR_CRYPTOKI_ALREADY_INITIALIZED, "CKR_CRYPTOKI_ALREADY_INITIALIZED"},
+        NAME(CKR_ACTION_PROHIBITED),
+        NAME(CKR_ARGUMENTS_BAD),
+        NAME(CKR_ATTRIBUTE_READ_ONLY),
+        NAME(CKR_ATTRIBUTE_SENSITIVE),
+        NAME(CKR_ATTRIBUTE_TYPE_INVALID),
+        NAME(CKR_ATTRIBUTE_VALUE_INVALID),
+        NAME(CKR_BUFFER_TOO_SMALL),
+        NAME(CKR_CRYPTOKI_ALREADY_INITIALIZED),
+        NAME(CKR_CRYPTOKI_NOT_INITIALIZED),
+        NAME(CKR_DATA_LEN_RANGE),
+        NAME(CKR_DEVICE_ERROR),
+        NAME(CKR_DEVICE_MEMORY),
+        NAME(CKR_DEVICE_REMOVED),
+        NAME(CKR_ENCRYPTED_DATA_INVALID),
+        NAME(CKR_FUNCTION_FAILED),
+        NAME(CKR_GENERAL_ERROR),
+        NAME(CKR_HOST_MEMORY),
+        NAME(CKR_KEY_FUNCTION_NOT_PERMITTED),
+        NAME(CKR_KEY_HANDLE_INVALID),
+        NAME(CKR_KEY_NOT_WRAPPABLE),
+        NAME(CKR_KEY_SIZE_RANGE),
+        NAME(CKR_KEY_TYPE_INCONSISTENT),
+        NAME(CKR_KEY_UNEXTRACTABLE),
+        NAME(CKR_MECHANISM_INVALID),
+        NAME(CKR_MECHANISM_PARAM_INVALID),
+        NAME(CKR_OBJECT_HANDLE_INVALID),
+        NAME(CKR_OPERATION_ACTIVE),
+        NAME(CKR_PIN_INCORRECT),
+        NAME(CKR_PIN_LEN_RANGE),
+        NAME(CKR_PIN_LOCKED),
+        NAME(CKR_SESSION_CLOSED),
+        NAME(CKR_SESSION_COUNT),
+        NAME(CKR_SESSION_HANDLE_INVALID),
+        NAME(CKR_SLOT_ID_INVALID),
+        NAME(CKR_TEMPLATE_INCOMPLETE),
+        NAME(CKR_TEMPLATE_INCONSISTENT),
+        NAME(CKR_TOKEN_NOT_PRESENT),
+        NAME(CKR_TOKEN_NOT_RECOGNIZED),
+        NAME(CKR_TOKEN_WRITE_PROTECTED),
+        NAME(CKR_UNWRAPPING_KEY_HANDLE_INVALID),
+        NAME(CKR_USER_ALREADY_LOGGED_IN),
+        NAME(CKR_USER_NOT_LOGGED_IN),
+        NAME(CKR_USER_PIN_NOT_INITIALIZED),
+        NAME(CKR_WRAPPED_KEY_INVALID),
+        NAME(CKR_WRAPPED_KEY_LEN_RANGE),
+        NAME(CKR_WRAPPING_KEY_HANDLE_INVALID),
     };
     for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++)
         if (names[i].rv == rv)
@@ -135,6 +147,7 @@ int token_load(const char *module, char *const *environment, size_t environment_
     if (rc < 0) {
         if (token->library)
             dlclose(token->library);
+        pthread_mutex_destroy(&token->creation);
         free(token);
         return rc;
     }
@@ -150,6 +163,7 @@ void token_unload(struct token *token)
         TOKEN_CALL(token, C_CloseAllSessions, token->slot);
     TOKEN_CALL(token, C_Finalize, NULL);
     /* The library stays mapped: SoftHSM and its OpenSSL leave handlers behind that run at exit. */
+    pthread_mutex_destroy(&token->creation);
     free(token);
 }
 
@@ -282,6 +296,10 @@ int token_login(struct token *token, const char *pin)
     rc = token_result(TOKEN_CALL(token, C_Login, token->keeper_session, CKU_USER, bytes, len),
                       "C_Login", "token");
     OPENSSL_cleanse(bytes, sizeof(bytes));
+    if (rc < 0) {
+        TOKEN_CALL(token, C_CloseSession, token->keeper_session);
+        token->keeper_session = CK_INVALID_HANDLE;
+    }
     return rc;
 }
 
@@ -318,6 +336,7 @@ int token_random(struct token_session *session, uint8_t *ret_bytes, size_t len)
         return fail(FAIL_TOKEN, "%zu random bytes asked for at once; at most %zu", len,
                     sizeof(session->random));
     if (session->random_left < len) {
+        session->random_left = 0; /* a call that fails may have overwritten some */
         int rc = token_result(TOKEN_CALL(session->token, C_GenerateRandom, session->handle,
                                          session->random, sizeof(session->random)),
                               "C_GenerateRandom", "token");
@@ -340,6 +359,18 @@ int token_destroy(struct token_session *session, token_handle object)
 {
     return token_result(TOKEN_CALL(session->token, C_DestroyObject, session->handle, object),
                         "C_DestroyObject", "token object");
+}
+
+int token_generate(struct token_session *session, CK_MECHANISM_TYPE generation,
+                   CK_ATTRIBUTE *attributes, CK_ULONG count, const char *what,
+                   token_handle *ret_key)
+{
+    CK_MECHANISM mechanism = {generation, NULL, 0};
+    pthread_mutex_lock(&session->token->creation);
+    CK_RV rv = TOKEN_CALL(session->token, C_GenerateKey, session->handle, &mechanism, attributes,
+                          count, ret_key);
+    pthread_mutex_unlock(&session->token->creation);
+    return token_result(rv, "C_GenerateKey", what);
 }
 
 static int search(struct token_session *session, CK_ATTRIBUTE *attributes, CK_ULONG count,
@@ -399,6 +430,9 @@ int token_attribute(struct token_session *session, token_handle object, CK_ATTRI
         (rv == CKR_OK &&
          (attribute.ulValueLen == 0 || attribute.ulValueLen == CK_UNAVAILABLE_INFORMATION)))
         return fail(FAIL_NOT_FOUND, "a token object without attribute 0x%lx", type);
+    if (rv == CKR_BUFFER_TOO_SMALL)
+        return fail(FAIL_MALFORMED, "a token object whose attribute 0x%lx has over %zu bytes", type,
+                    size);
     if (rv == CKR_OK)
         *ret_len = attribute.ulValueLen;
     return token_result(rv, "C_GetAttributeValue", "token object");

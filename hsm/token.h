@@ -33,14 +33,15 @@ int token_find(struct token *token, const char *label);
 int token_initialise(struct token *token, const char *label, const char *so_pin, const char *pin);
 
 /* Opens the session that stays open, and C_Login as CKU_USER, once. A wrong PIN is FAIL_REFUSED
- * and is never tried again by this function's caller. */
+ * and must not be tried again: many tokens lock after a few. */
 int token_login(struct token *token, const char *pin);
 
 /* A read/write session of the token. Close with token_session_close(), which accepts NULL. */
 int token_session_open(struct token *token, struct token_session **ret_session);
 void token_session_close(struct token_session *session);
 
-/* len bytes of the token's RNG (C_GenerateRandom), fetched in blocks and wiped once used. */
+/* len bytes of the token's RNG (C_GenerateRandom), at most 1024: fetched in blocks of that many
+ * and wiped once used. */
 int token_random(struct token_session *session, uint8_t *ret_bytes, size_t len);
 
 /* Calls the module made since token_load(), all sessions together: for the benchmark. */
