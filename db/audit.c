@@ -19,7 +19,7 @@
 #define LABEL "TMKD-AUDIT\x01"
 
 enum {
-    INPUT_MAX = sizeof(LABEL) - 1 + 8 * CANONICAL_LENGTH + AUDIT_HASH_LEN + SEAL_LEN + 8 + 8 +
+    INPUT_MAX = sizeof(LABEL) - 1 + 8UL * CANONICAL_LENGTH + AUDIT_HASH_LEN + SEAL_LEN + 8 + 8 +
                 AUDIT_EVENT_MAX + SN_MAX + AUDIT_ACTOR_MAX + AUDIT_DETAIL_MAX, /* bytes */
 };
 
@@ -122,7 +122,7 @@ static int insert_record(struct registry *registry, const struct audit_record *r
 
 int audit_append(struct registry *registry, struct audit_record *record)
 {
-    struct link last;
+    struct link last = {0};
     uint8_t hash[AUDIT_HASH_LEN];
     /* Read each time, within the transaction: other processes append too. */
     int rc = read_last(registry, &last);
@@ -154,7 +154,7 @@ static int insert_seal(struct registry *registry, int64_t seq, const uint8_t sea
 
 int audit_seal(struct registry *registry, audit_sealer *seal, void *context)
 {
-    struct link last;
+    struct link last = {0};
     uint8_t bytes[SEAL_LEN];
     int rc = read_last(registry, &last);
     /* All records of the transaction may have been undone with their parts. */
@@ -201,7 +201,7 @@ static int check_chain(struct registry *registry, sqlite3_stmt *row, audit_seale
 {
     struct link before = {0};
     for (;;) {
-        struct link link;
+        struct link link = {0};
         int rc = statement_row(registry, row);
         if (rc == FAIL_NOT_FOUND)
             break;

@@ -11,16 +11,13 @@ static uint8_t *put_number(uint8_t *at, uint64_t number, size_t width)
 
 uint8_t *canonical_label(uint8_t *at, const char *label)
 {
-    size_t len = strlen(label);
-    memcpy(at, label, len);
-    return at + len;
+    return mempcpy(at, label, strlen(label));
 }
 
 uint8_t *canonical_field(uint8_t *at, const void *bytes, size_t len)
 {
     at = put_number(at, len, CANONICAL_LENGTH);
-    memcpy(at, bytes, len);
-    return at + len;
+    return mempcpy(at, bytes, len);
 }
 
 uint8_t *canonical_text(uint8_t *at, const char *text)

@@ -79,15 +79,22 @@ static int bring_up_to_date(const struct registry *registry, enum registry_mode 
     return version < migrations_count ? schema_migrate(registry->db, registry->path) : 0;
 }
 
-int registry_open(const char *path, enum registry_mode mode, struct registry **ret_registry)
+static struct registry *make_registry(const char *path)
 {
     struct registry *registry = calloc(1, sizeof(*registry));
-    if (registry)
-        registry->path = strdup(path);
-    int rc = registry && registry->path ? 0 : fail(FAIL_MEMORY, "no memory for registry %s", path);
+    if (registry && (registry->path = strdup(path)))
+        return registry;
+    free(registry);
+    return NULL;
+}
 
-    if (rc == 0 && mode == REGISTRY_CREATE)
-        rc = make_file(path);
+int registry_open(const char *path, enum registry_mode mode, struct registry **ret_registry)
+{
+    struct registry *registry = make_registry(path);
+    if (!registry)
+        return fail(FAIL_MEMORY, "no memory for registry %s", path);
+
+    int rc = mode == REGISTRY_CREATE ? make_file(path) : 0;
     if (rc == 0)
         rc = open_file(registry);
     if (rc == 0)

@@ -11,7 +11,7 @@
  */
 #define LABEL "TMKD-SEAL\x01"
 
-_Static_assert(sizeof(LABEL) - 1 + 10 * CANONICAL_LENGTH + SN_MAX + SPKI_DER_MAX + 1 + BATCH_MAX +
+_Static_assert(sizeof(LABEL) - 1 + 10UL * CANONICAL_LENGTH + SN_MAX + SPKI_DER_MAX + 1 + BATCH_MAX +
                        8 + 1 + 1 + 4 + KCV_MAX + TMK_WRAPPED_MAX <=
                    SEAL_INPUT_MAX,
                "the canonical form fits its buffer");

@@ -90,7 +90,8 @@ static int is_listen_address(const char *text)
     host[colon - text] = '\0';
 
     size_t digits = strspn(colon + 1, "0123456789");
-    if (digits < 1 || digits > 5 || colon[1 + digits] != '\0' || atoi(colon + 1) > 65535)
+    if (digits < 1 || digits > 5 || colon[1 + digits] != '\0' ||
+        strtol(colon + 1, NULL, 10) > 65535)
         return 0;
     size_t len = strlen(host);
     if (host[0] != '[')
@@ -338,9 +339,11 @@ int conf_read(const char *path, struct conf **ret_conf)
     char directory[PATH_MAX];
     struct conf *conf = calloc(1, sizeof(*conf));
     cfg_t *cfg = make_options();
-    int rc = conf && cfg ? 0 : fail(FAIL_MEMORY, "no memory for the configuration");
+    int rc = FAIL_MEMORY;
 
-    if (rc == 0)
+    if (!conf || !cfg)
+        fail(FAIL_MEMORY, "no memory for the configuration");
+    else
         rc = parse(cfg, path);
     if (rc == 0)
         rc = directory_of(path, directory);
