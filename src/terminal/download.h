@@ -5,10 +5,25 @@
  * The terminal's side of one TMK download (patent figure 6, S301 to S311) as a state machine
  * without sockets or clock: frames' bodies come in, Messages to send come out.
  *
- *     download_start(d, &out)            out: hello
- *     download_receive(d, in, now, &out) in: challenge -> out: proof
- *     download_receive(...)              in: delivery  -> out: confirm (the TMK is installed)
- *     download_receive(...)              in: done      -> finished
+ *     struct download *d;
+ *     struct download_output out;
+ *     uint8_t in[MESSAGE_MAX];
+ *     size_t len;
+ *     int rc = download_new(&my_secure_module, sn, ksrcrt, ksrcrt_len, &d);
+ *     if (rc == 0) {
+ *         rc = download_start(d, &out);                               // hello
+ *         while (rc == 0 && out.len > 0) {
+ *             my_send_frame(out.message, out.len);                    // hello, proof, confirm
+ *             my_receive_frame(in, &len);                             // challenge, delivery, done
+ *             rc = download_receive(d, in, len, my_clock(), &out);
+ *         }
+ *         download_free(d);
+ *     }
+ *     if (rc < 0)
+ *         my_display(fail_text());
+ *
+ * A frame is two bytes, the length of the body big-endian, and the body (wire/frame.h). The TMK is
+ * in the secure module from DOWNLOAD_DONE on; without the server's done, download again.
  */
 
 #include <stddef.h>

@@ -128,7 +128,7 @@ static CK_KEY_TYPE key_type(enum tmk_type type)
 }
 
 /* TMK = D[TKP_Pr, Ctmk] (S311) as a session object, so that nothing is kept of a key that proves
- * wrong. It may encrypt, for the KCV of TDEA; what is stored may not. */
+ * wrong. A TDEA key may encrypt here, for its KCV; what is stored may not. */
 static int unwrap(struct token_session *session, token_handle tkp_pr,
                   const struct delivery *delivery, token_handle *ret_tmk)
 {
@@ -141,12 +141,13 @@ static int unwrap(struct token_session *session, token_handle tkp_pr,
     CK_MECHANISM mechanism = {CKM_RSA_PKCS_OAEP, &oaep, sizeof(oaep)};
     CK_OBJECT_CLASS class = CKO_SECRET_KEY;
     CK_KEY_TYPE type = key_type(delivery->tmk.type);
+    CK_BBOOL encrypt = !tmk_type_is_aes(delivery->tmk.type);
     CK_ATTRIBUTE attributes[] = {
         ATTRIBUTE(CKA_CLASS, class),          ATTRIBUTE(CKA_KEY_TYPE, type),
         ATTRIBUTE(CKA_TOKEN, token_false),    ATTRIBUTE(CKA_PRIVATE, token_true),
         ATTRIBUTE(CKA_SENSITIVE, token_true), ATTRIBUTE(CKA_EXTRACTABLE, token_false),
         ATTRIBUTE(CKA_SIGN, token_true),      ATTRIBUTE(CKA_VERIFY, token_false),
-        ATTRIBUTE(CKA_ENCRYPT, token_true),   ATTRIBUTE(CKA_DECRYPT, token_false),
+        ATTRIBUTE(CKA_ENCRYPT, encrypt),      ATTRIBUTE(CKA_DECRYPT, token_false),
         ATTRIBUTE(CKA_WRAP, token_false),     ATTRIBUTE(CKA_UNWRAP, token_false),
         ATTRIBUTE(CKA_DERIVE, token_false),
     };
