@@ -23,8 +23,8 @@ ASN1_SEQUENCE(HELLO) = {
     ASN1_SIMPLE(HELLO, rnd1, ASN1_OCTET_STRING),
 } ASN1_SEQUENCE_END(HELLO)
 
-/* Versions to come are well-formed too: they get an answer of their own, FAIL_VERSION. */
-static const struct range_rule version_rule = {"Hello.version", 1, INT32_MAX};
+/* Other versions are well-formed too: they get an answer of their own, FAIL_VERSION. */
+static const struct range_rule version_rule = {"Hello.version", 0, INT32_MAX};
 static const struct size_rule sn_rule = {"Hello.sn", 1, SN_MAX};
 static const struct size_rule rnd1_rule = {"Hello.rnd1", RND_LEN, RND_LEN};
 /* clang-format on */

@@ -719,7 +719,7 @@ static void test_hello_of_another_version(void **state)
     (void)state;
     assert_int_equal(decode_hello("020102", 8, 32), FAIL_VERSION);
     assert_int_equal(decode_hello("02047fffffff", 8, 32), FAIL_VERSION);
-    assert_int_equal(decode_hello("020100", 8, 32), FAIL_MALFORMED);
+    assert_int_equal(decode_hello("020100", 8, 32), FAIL_VERSION);
     assert_int_equal(decode_hello("0201ff", 8, 32), FAIL_MALFORMED);
     assert_int_equal(decode_hello("02050080000000", 8, 32), FAIL_MALFORMED);
     assert_int_equal(decode_hello("0209010000000000000001", 8, 32), FAIL_MALFORMED);
