@@ -21,7 +21,7 @@ enum step {
 struct handshake {
     UT_hash_handle hh;
     uint64_t number;
-    uint64_t awaited; /* the ticket whose result comes next */
+    uint64_t awaited; /* the ticket whose result comes next; 0: none */
     enum step step;
     int64_t since_ms;
     char sn[SN_MAX + 1];
@@ -277,11 +277,14 @@ void handshakes_request(struct handshakes *handshakes, const struct keeper_reque
 
 /* --- results --- */
 
-/* The handshake that waits for just this result. */
+/* The handshake that waits for just this result; it waits for it once. */
 static struct handshake *redeem(const struct handshakes *handshakes, struct ticket ticket)
 {
     struct handshake *handshake = find(handshakes, ticket.handshake);
-    return handshake && handshake->awaited == ticket.serial ? handshake : NULL;
+    if (!handshake || handshake->awaited != ticket.serial)
+        return NULL;
+    handshake->awaited = 0;
+    return handshake;
 }
 
 void handshakes_prepared(struct handshakes *handshakes, struct ticket ticket, int rc,
