@@ -54,6 +54,7 @@ static void leave(struct connection *c)
     c->leaving = 1;
     c->waiting = 0;
     bufferevent_setwatermark(c->stream, EV_READ, 0, FRAME_MAX);
+    bufferevent_enable(c->stream, EV_READ);
     event_del(c->timer);
     event_add(c->timer, c->rules->linger);
 }
@@ -189,8 +190,10 @@ static void on_readable(struct bufferevent *stream, void *context)
         throw_away(c, input);
         return;
     }
-    if (c->waiting)
-        return; /* sent ahead: its turn comes after the answer */
+    if (c->waiting) { /* sent ahead: its turn comes after the answer */
+        bufferevent_disable(stream, EV_READ);
+        return;
+    }
     if (c->body_len == 0 && read_header(c, input)) {
         fail_peer(c, FAILURE_MALFORMED);
         return;
@@ -298,6 +301,7 @@ void connection_answer(struct connection *c, const struct keeper_answer *answer)
         return;
     }
     c->step++;
+    bufferevent_enable(c->stream, EV_READ);
     bufferevent_trigger(c->stream, EV_READ, 0); /* what was sent ahead is read now */
 }
 
