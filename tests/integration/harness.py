@@ -93,7 +93,7 @@ class Server:
 
     @property
     def root(self):
-        """KSRCRT."""
+        """KSRCRT; a new object each time, because one is not to be used by two threads."""
         return x509.load_pem_x509_certificate(self.root_path.read_bytes())
 
     @property

@@ -2,7 +2,8 @@
 
 import collections
 import concurrent.futures
-import os
+
+from cryptography.hazmat.primitives import serialization
 
 import pos
 
@@ -70,7 +71,7 @@ def test_parallel_downloads_of_one_terminal(make_server, keys):
     """Each of many simultaneous handshakes of one SN is complete by itself."""
     server = make_house(make_server)
     (first,) = enrol_many(server, keys, 1)
-    others = [pos.Terminal(first.sn, first.tkp_pr, first.root) for _ in range(10)]
+    others = [pos.Terminal(first.sn, first.tkp_pr, server.root) for _ in range(10)]
     in_parallel(lambda terminal: server.download(terminal, timeout=120), others)
     assert len({terminal.tmk for terminal in others}) == 1
     assert_recorded(server, others, len(others))
@@ -80,7 +81,7 @@ def test_parallel_downloads_until_confirmed(make_server, keys):
     """With the default policy some of them come too late, and none gets another TMK."""
     server = make_server()
     (first,) = enrol_many(server, keys, 1)
-    others = [pos.Terminal(first.sn, first.tkp_pr, first.root) for _ in range(10)]
+    others = [pos.Terminal(first.sn, first.tkp_pr, server.root) for _ in range(10)]
 
     def try_download(terminal):
         try:
@@ -113,13 +114,10 @@ def test_changes_beside_downloads(make_server, keys):
 
 
 def write_key(server, sn, key):
-    from cryptography.hazmat.primitives import serialization
-
     path = server.dir.parent / f"{sn}.pem"
     path.write_bytes(
         key.public_key().public_bytes(
             serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
         )
     )
-    assert os.path.exists(path)
     return path

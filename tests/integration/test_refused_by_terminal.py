@@ -255,12 +255,6 @@ def test_a_short_kcv(steps, terminal, root_path, size):
     assert_refuses(steps, terminal, root_path)
 
 
-def test_a_tmk_of_another_length(steps, terminal, root_path):
-    steps.tmk = os.urandom(32)
-    steps.kcv = crypto.kcv("aes128", steps.tmk)
-    assert_refuses(steps, terminal, root_path)
-
-
 def test_a_tmk_of_another_type(steps, terminal, root_path):
     steps.kind = "des2"  # 16 bytes, as aes128, and its KCV
     assert_refuses(steps, terminal, root_path)

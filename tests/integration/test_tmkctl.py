@@ -217,6 +217,13 @@ def test_unknown_sn(shared_server, command):
     assert "NOBODY" in harness.assert_refused(shared_server.ctl(*command, "NOBODY"))
 
 
+def test_every_change_that_fails_is_answered(shared_server):
+    """The writer can be done with a change before the loop has handed it over entirely."""
+    for _ in range(40):
+        line = harness.assert_refused(shared_server.ctl("terminal", "reopen", "NOBODY"))
+        assert "NOBODY" in line
+
+
 def test_add(either, keys):
     pem = either.dir.parent / "key.pem"
     pem.write_bytes(public_pem(keys(0)))
