@@ -314,9 +314,10 @@ static void was_read(struct job *job)
     if (job->rc == 0 && operation->kind->write && !request_flag(operation->request, "dry_run")) {
         job->work = work_write;
         job->done = written;
-        job->rc = crew_write(operation->crew, job);
-        if (job->rc == 0)
-            return;
+        int rc = crew_write(operation->crew, job);
+        if (rc == 0)
+            return; /* the job is the writer's now */
+        job->rc = rc;
         snprintf(job->sentence, sizeof(job->sentence), "%s", fail_text());
         written(job);
         return;
