@@ -13,7 +13,7 @@
 #include "common/fail.h"
 #include "hsm/chain.h"
 
-/* The token open in libp11, logged in, and its PrKS and PuKS. */
+/* The token open in libp11, logged in, and its PrKS. */
 struct ceremony {
     PKCS11_CTX *context;
     PKCS11_SLOT *slots;
@@ -21,7 +21,7 @@ struct ceremony {
     int loaded;
     PKCS11_SLOT *slot;
     PKCS11_KEY *prks; /* the context's */
-    EVP_PKEY *puks;
+    EVP_PKEY *key;    /* the same for OpenSSL */
 };
 
 static int find_slot(struct ceremony *ceremony, const char *label)
@@ -38,7 +38,7 @@ static int find_slot(struct ceremony *ceremony, const char *label)
 
 static void ceremony_close(struct ceremony *ceremony)
 {
-    EVP_PKEY_free(ceremony->puks);
+    EVP_PKEY_free(ceremony->key);
     if (!ceremony->context)
         return;
     if (ceremony->slots)
@@ -68,23 +68,25 @@ static int find_prks(struct ceremony *ceremony)
     for (unsigned int i = 0; i < count; i++)
         if (keys[i].label && strcmp(keys[i].label, "PrKS") == 0)
             ceremony->prks = &keys[i];
-    return ceremony->prks
-               ? 0
-               : fail(FAIL_NOT_FOUND, "the token has no PrKS; run 'tmkctl -c CONF init' first");
+    if (!ceremony->prks)
+        return fail(FAIL_NOT_FOUND, "the token has no PrKS; run 'tmkctl -c CONF init' first");
+    ceremony->key = PKCS11_get_private_key(ceremony->prks);
+    return ceremony->key ? 0 : fail_crypto("libp11 cannot use PrKS, or there is no PuKS beside it");
 }
 
-/* By CKA_ID, for an init that was cut off may have left a PuKS whose PrKS never was. */
-static int find_puks(struct ceremony *ceremony)
+/* PuKS as OpenSSL's own key, which can be compared. From PrKS and not by PKCS11_get_public_key():
+ * that leaks, and with it libp11's copy of the PIN is never wiped (0.4.12). */
+static int get_puks(const struct ceremony *ceremony, EVP_PKEY **ret_puks)
 {
-    const PKCS11_KEY *prks = ceremony->prks;
-    PKCS11_KEY *keys;
-    unsigned int count;
-    if (PKCS11_enumerate_public_keys(ceremony->slot->token, &keys, &count) < 0)
-        return fail_crypto("libp11 cannot list the public keys");
-    for (unsigned int i = 0; i < count && !ceremony->puks; i++)
-        if (keys[i].id_len == prks->id_len && memcmp(keys[i].id, prks->id, prks->id_len) == 0)
-            ceremony->puks = PKCS11_get_public_key(&keys[i]);
-    return ceremony->puks ? 0 : fail(FAIL_NOT_FOUND, "the token has no PuKS beside PrKS");
+    unsigned char *der = NULL;
+    int len = i2d_PUBKEY(ceremony->key, &der);
+    const unsigned char *at = der;
+    EVP_PKEY *puks = len > 0 ? d2i_PUBKEY(NULL, &at, len) : NULL;
+    OPENSSL_free(der);
+    if (!puks)
+        return fail_crypto("PuKS cannot be read");
+    *ret_puks = puks;
+    return 0;
 }
 
 /* On failure, too, the caller closes. */
@@ -98,10 +100,9 @@ static int ceremony_open(const struct ceremony_token *token, struct ceremony *ce
     ceremony->loaded = 1;
     if (PKCS11_enumerate_slots(ceremony->context, &ceremony->slots, &ceremony->slot_count) < 0)
         return fail_crypto("libp11 cannot list the slots of %s", token->module);
-    if ((rc = find_slot(ceremony, token->label)) < 0 || (rc = log_in(ceremony, token)) < 0 ||
-        (rc = find_prks(ceremony)) < 0)
+    if ((rc = find_slot(ceremony, token->label)) < 0 || (rc = log_in(ceremony, token)) < 0)
         return rc;
-    return find_puks(ceremony);
+    return find_prks(ceremony);
 }
 
 /* --- the certification request --- */
@@ -157,12 +158,14 @@ static int write_pem(X509_REQ *request, char **ret_pem)
 
 static int sign_request(const struct ceremony *ceremony, X509_REQ *request)
 {
-    EVP_PKEY *prks = PKCS11_get_private_key(ceremony->prks);
-    int signs = prks && X509_REQ_set_version(request, X509_REQ_VERSION_1) &&
-                X509_REQ_set_pubkey(request, ceremony->puks) &&
-                X509_REQ_sign(request, prks, EVP_sha256()) > 0;
-    EVP_PKEY_free(prks);
-    return signs ? 0 : fail_crypto("PrKS cannot sign the certification request");
+    EVP_PKEY *puks = NULL;
+    int rc = get_puks(ceremony, &puks);
+    if (rc == 0 && (!X509_REQ_set_version(request, X509_REQ_VERSION_1) ||
+                    !X509_REQ_set_pubkey(request, puks) ||
+                    X509_REQ_sign(request, ceremony->key, EVP_sha256()) <= 0))
+        rc = fail_crypto("PrKS cannot sign the certification request");
+    EVP_PKEY_free(puks);
+    return rc;
 }
 
 int ceremony_request(const struct ceremony_token *token, const char *subject, char **ret_pem)
@@ -213,11 +216,19 @@ static int read_certificates(const struct cert_chain *chain, struct certificates
     return 0;
 }
 
-static int check_certificates(const struct certificates *chain, const EVP_PKEY *puks)
+static int check_leaf(const struct ceremony *ceremony, const struct certificates *chain)
 {
-    if (chain->count == 0 || EVP_PKEY_eq(X509_get0_pubkey(chain->x509[0]), puks) != 1)
-        return fail(FAIL_REFUSED, "the first certificate is not of PrKS: ask the CA for one from "
-                                  "the request that 'tmkctl cert request' prints");
+    EVP_PKEY *puks = NULL;
+    int rc = get_puks(ceremony, &puks);
+    if (rc == 0 && (chain->count == 0 || EVP_PKEY_eq(X509_get0_pubkey(chain->x509[0]), puks) != 1))
+        rc = fail(FAIL_REFUSED, "the first certificate is not of PrKS: ask the CA for one from the "
+                                "request that 'tmkctl cert request' prints");
+    EVP_PKEY_free(puks);
+    return rc;
+}
+
+static int check_links(const struct certificates *chain)
+{
     for (size_t i = 1; i < chain->count; i++)
         if (X509_check_issued(chain->x509[i], chain->x509[i - 1]) != X509_V_OK)
             return fail(FAIL_REFUSED,
@@ -305,7 +316,9 @@ int ceremony_install(const struct ceremony_token *token, const struct cert_chain
     if (rc == 0)
         rc = ceremony_open(token, &ceremony);
     if (rc == 0)
-        rc = check_certificates(&certificates, ceremony.puks);
+        rc = check_leaf(&ceremony, &certificates);
+    if (rc == 0)
+        rc = check_links(&certificates);
     if (rc == 0)
         rc = store_chain(&ceremony, &certificates);
     if (rc == 0)

@@ -21,12 +21,12 @@ static int read_certificate(struct token_session *session, token_handle object, 
 {
     uint8_t der[CHAIN_DER_MAX];
     const uint8_t *at = der;
-    size_t len;
+    size_t len = 0;
+    X509 *certificate = NULL;
     int rc = token_attribute(session, object, CKA_VALUE, der, sizeof(der), &len);
-    if (rc < 0)
+    if (rc < 0 && rc != FAIL_NOT_FOUND && rc != FAIL_MALFORMED)
         return fail_in(rc, "certificate %s", label);
-    X509 *certificate = d2i_X509(NULL, &at, (long)len);
-    if (!certificate) {
+    if (rc < 0 || !(certificate = d2i_X509(NULL, &at, (long)len))) {
         ERR_clear_error();
         return fail(FAIL_MALFORMED,
                     "the object %s in the token is no certificate; install the right one with "

@@ -285,7 +285,7 @@ static int make_secret(struct token_session *session, const struct key_kind *kin
                           kind->label, &key);
 }
 
-/* PuKS stays in the token beside PrKS: libp11 needs it for the CSR of a P-256 key. */
+/* PuKS stays in the token beside PrKS, with the same CKA_ID: libp11 takes a P-256 point from it. */
 static int make_prks(struct token_session *session, const struct prks_spec *spec)
 {
     static const CK_BYTE p256[] = {0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07};

@@ -1772,11 +1772,9 @@ static void *run_objects(void *context)
     int rc = token_session_open(thread->place->token, &session);
     while (rc == 0 && time(NULL) < thread->end) {
         struct tmk_info info = {.type = TMK_DES2, .version = 1};
-        struct listed listed = {0};
         struct cert_chain chain;
         token_handle tmk;
         if ((rc = tmk_generate(session, "SN", &info, &tmk)) == 0 &&
-            (rc = tmk_list(session, note_listed, &listed)) == 0 &&
             (rc = chain_read(session, &chain)) == 0)
             rc = token_destroy(session, tmk);
         thread->done++;
