@@ -2,10 +2,12 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <libgen.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "common/fail.h"
@@ -36,6 +38,17 @@ static int lock(int fd, const char *path)
     return errno == EWOULDBLOCK ? taken_by_other(fd) : fail_system("locking %s", path);
 }
 
+/* The keeper's user, whose directory it is, takes the lock too, when tmkctl works without tmkd. */
+static int give_to_owner_of_directory(int fd, const char *path)
+{
+    char copy[PATH_MAX];
+    struct stat status;
+    snprintf(copy, sizeof(copy), "%s", path);
+    if (geteuid() != 0 || stat(dirname(copy), &status) < 0)
+        return 0;
+    return fchown(fd, status.st_uid, status.st_gid) < 0 ? fail_system("giving away %s", path) : 0;
+}
+
 int lock_take(const char *registry_path, int *ret_fd)
 {
     char path[PATH_MAX];
@@ -45,6 +58,8 @@ int lock_take(const char *registry_path, int *ret_fd)
     if (fd < 0)
         return fail_system("opening the lock file %s", path);
     int rc = lock(fd, path);
+    if (rc == 0)
+        rc = give_to_owner_of_directory(fd, path);
     if (rc)
         close(fd);
     else

@@ -702,6 +702,24 @@ static void locks_the_registry_once(void **state)
     assert_int_equal(lock_take("/no-such-directory/registry.db", &first), FAIL_SYSTEM);
 }
 
+/* The server started as root made the lock; the keeper's user must be able to take it later. */
+static void lock_belongs_to_owner_of_directory(void **state)
+{
+    const uid_t daemon = 1;
+    struct stat status;
+    int lock = -1;
+    (void)state;
+    if (geteuid() != 0)
+        skip();
+    assert_int_equal(chown(path_in_directory("."), daemon, daemon), 0);
+    assert_int_equal(lock_take(path_in_directory("registry.db"), &lock), 0);
+    assert_int_equal(fstat(lock, &status), 0);
+    assert_int_equal(status.st_uid, daemon);
+    close(lock);
+    unlink(path_in_directory("registry.db.lock"));
+    assert_int_equal(chown(path_in_directory("."), 0, 0), 0);
+}
+
 static void counts_by_address_not_port(void **state)
 {
     struct source_table *table = NULL;
@@ -751,6 +769,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(makes_a_private_control_socket),
         cmocka_unit_test(does_not_remove_a_file_for_its_socket),
         cmocka_unit_test(locks_the_registry_once),
+        cmocka_unit_test(lock_belongs_to_owner_of_directory),
         cmocka_unit_test(counts_by_address_not_port),
     };
     if (argc > 2 && strcmp(argv[1], "--role") == 0)
