@@ -249,7 +249,7 @@ static int add_row(struct registry *registry, const struct terminal *t)
                           &row);
     if (rc == 0 &&
         (bind_text(row, 1, t->sn) || bind_blob(row, 2, t->spki, t->spki_len) ||
-         bind_blob(row, 3, t->spki_sha256, DIGEST_LEN) || sqlite3_bind_int(row, 4, t->state) ||
+         bind_blob(row, 3, t->spki_sha256, DIGEST_LEN) || sqlite3_bind_int(row, 4, (int)t->state) ||
          bind_text(row, 5, t->batch) || sqlite3_bind_int64(row, 6, t->row_version) ||
          sqlite3_bind_int64(row, 7, t->created) || sqlite3_bind_int64(row, 8, t->changed) ||
          bind_blob(row, 9, t->seal, SEAL_LEN)))
@@ -299,7 +299,7 @@ int registry_update(struct registry *registry, const struct terminal *t)
                           " changed = ?4, seal = ?5 WHERE sn = ?6 AND row_version = ?3 - 1",
                           &row);
     if (rc == 0 &&
-        (sqlite3_bind_int(row, 1, t->state) || bind_text(row, 2, t->batch) ||
+        (sqlite3_bind_int(row, 1, (int)t->state) || bind_text(row, 2, t->batch) ||
          sqlite3_bind_int64(row, 3, t->row_version) || sqlite3_bind_int64(row, 4, t->changed) ||
          bind_blob(row, 5, t->seal, SEAL_LEN) || bind_text(row, 6, t->sn)))
         rc = sqlite_fail(registry->db, registry->path, "change a terminal");

@@ -41,7 +41,8 @@ static const struct choice {
 
 /* libconfuse's door for errors: "LINE: what", as a section does not know its file's name. It stops
  * at the first error, so the sentence kept is the first. */
-static void keep_error(cfg_t *cfg, const char *format, va_list arguments)
+__attribute__((format(printf, 2, 0))) static void keep_error(cfg_t *cfg, const char *format,
+                                                             va_list arguments)
 {
     char what[512];
     vsnprintf(what, sizeof(what), format, arguments);

@@ -11,7 +11,8 @@ enum { SENTENCE_MAX = 1024 };
 
 static _Thread_local char sentence[SENTENCE_MAX];
 
-static void keep_sentence(const char *format, va_list arguments)
+__attribute__((format(printf, 1, 0))) static void keep_sentence(const char *format,
+                                                                va_list arguments)
 {
     vsnprintf(sentence, sizeof(sentence), format, arguments);
 }

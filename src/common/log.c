@@ -16,7 +16,8 @@ void log_open(const char *name, enum log_level most)
 }
 
 /* One write(2) a line, so that lines of three processes never mix. */
-static void write_line(enum log_level of, const char *format, va_list arguments)
+__attribute__((format(printf, 2, 0))) static void write_line(enum log_level of, const char *format,
+                                                             va_list arguments)
 {
     static const char *const words[] = {"error", "warning", "info", "debug"};
     char line[1400];

@@ -137,10 +137,10 @@ static int allow_narrow_calls(scmp_filter_ctx filter)
                               SCMP_A3(SCMP_CMP_MASKED_EQ, MAP_ANONYMOUS, MAP_ANONYMOUS));
     if (rc == 0)
         rc = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(fcntl), 1,
-                              SCMP_A1(SCMP_CMP_EQ, F_DUPFD_CLOEXEC));
+                              SCMP_A1(SCMP_CMP_EQ, F_DUPFD_CLOEXEC, 0));
     if (rc == 0)
         rc = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1,
-                              SCMP_A1(SCMP_CMP_EQ, FIONREAD));
+                              SCMP_A1(SCMP_CMP_EQ, FIONREAD, 0));
     return rc;
 }
 
