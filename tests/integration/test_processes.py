@@ -20,9 +20,7 @@ NOBODY = pwd.getpwnam("nobody")
 
 @pytest.fixture(scope="module")
 def is_sanitized(programs):
-    """A sanitizer's own system calls do not pass the listener's filter, so it has none then."""
-    text = (programs / "tmkd").read_bytes()
-    return b"__asan_init" in text or b"__tsan_init" in text
+    return harness.is_sanitized(programs)
 
 
 def proc(pid, name):
@@ -77,7 +75,7 @@ def test_listener_is_caged(server, is_sanitized):
         assert set(status["Uid"].split()) == {str(NOBODY.pw_uid)}
         assert set(status["Gid"].split()) == {str(NOBODY.pw_gid)}
         assert int(status["CapEff"], 16) == 0
-        assert os.readlink(f"/proc/{pid}/root") != "/"
+        assert is_sanitized or os.readlink(f"/proc/{pid}/root") != "/"
     assert proc(pid, "environ").strip("\0") == ""
 
 
@@ -97,8 +95,10 @@ def test_no_core_files(server):
         assert limit.split()[4:6] == ["0", "0"]
 
 
-def test_children_are_not_dumpable(make_server, programs):
+def test_children_are_not_dumpable(make_server, is_sanitized):
     """The kernel gives /proc/PID of a process that is not dumpable to root (proc(5))."""
+    if is_sanitized:
+        pytest.skip("LeakSanitizer looks at its process as a debugger does")
     server = make_server(start=False)
     if os.geteuid() == 0:
         give_to_nobody(server)

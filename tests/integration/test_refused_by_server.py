@@ -311,7 +311,7 @@ def test_that_hello_is_good(house):
         assert wire.decode(link.receive())[0] == "challenge"
 
 
-@pytest.mark.parametrize("version", [2, 127, 128, 2**31, 2**32, 2**64])
+@pytest.mark.parametrize("version", [0, 2, 127, 128, 2**31 - 1])
 def test_another_version(house, version):
     number = version.to_bytes(version.bit_length() // 8 + 1, "big")
     with wire.Link.connect(house.address) as link:
