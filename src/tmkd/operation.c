@@ -214,7 +214,9 @@ static int reopen_terminal(struct operation *operation, struct station *station)
 
 static int import_read_rows(struct operation *operation, struct station *station)
 {
-    int rc = import_new(operation->request, operation->actor, &operation->import);
+    int rc = 0;
+    if (!operation->import) /* it is there when a lost session has this called again */
+        rc = import_new(operation->request, operation->actor, &operation->import);
     if (rc == 0)
         rc = import_prepare(operation->import, station);
     return rc < 0 ? rc : set_value(operation, json_incref(import_results(operation->import)));
