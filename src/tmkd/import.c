@@ -193,7 +193,8 @@ int import_prepare(struct import *import, struct station *station)
 static void drop(struct station *station, struct candidate *candidate)
 {
     if (candidate->indexed)
-        vault_drop_tmk(station->vault, candidate->terminal.sn, candidate->terminal.tmk.version);
+        vault_drop_tmk(station->vault, candidate->terminal.sn, candidate->terminal.tmk.version,
+                       candidate->made);
     if (candidate->made)
         token_destroy(station->session, candidate->made);
     memset(candidate, 0, sizeof(*candidate));

@@ -66,10 +66,12 @@ static struct entry *find(struct tmk_index *index, const char *id, size_t id_len
     return entry;
 }
 
-void tmk_index_remove(struct tmk_index *index, const char *id, size_t id_len)
+void tmk_index_remove(struct tmk_index *index, const char *id, size_t id_len, token_handle tmk)
 {
     pthread_rwlock_wrlock(&index->lock);
     struct entry *entry = find(index, id, id_len);
+    if (entry && entry->tmk != tmk)
+        entry = NULL;
     if (entry)
         HASH_DEL(index->table, entry);
     pthread_rwlock_unlock(&index->lock);

@@ -13,7 +13,8 @@ int tmk_index_new(struct tmk_index **ret_index);
 void tmk_index_free(struct tmk_index *index);
 
 int tmk_index_add(struct tmk_index *index, const char *id, size_t id_len, token_handle tmk);
-void tmk_index_remove(struct tmk_index *index, const char *id, size_t id_len);
+/* Only when the id is that of tmk: another may have taken its place. */
+void tmk_index_remove(struct tmk_index *index, const char *id, size_t id_len, token_handle tmk);
 int tmk_index_find(struct tmk_index *index, const char *id, size_t id_len, token_handle *ret_tmk);
 
 #endif

@@ -202,10 +202,10 @@ int vault_add_tmk(struct vault *vault, const char *sn, uint32_t version, token_h
     return tmk_index_add(vault->index, id, tmk_id(sn, version, id), tmk);
 }
 
-void vault_drop_tmk(struct vault *vault, const char *sn, uint32_t version)
+void vault_drop_tmk(struct vault *vault, const char *sn, uint32_t version, token_handle tmk)
 {
     char id[TMK_ID_MAX + 1];
-    tmk_index_remove(vault->index, id, tmk_id(sn, version, id));
+    tmk_index_remove(vault->index, id, tmk_id(sn, version, id), tmk);
 }
 
 int vault_make_tmk(struct vault *vault, struct token_session *session, enum tmk_type type,
