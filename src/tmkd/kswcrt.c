@@ -148,7 +148,7 @@ int kswcrt_from_pem(const char *pem, struct cert_chain *ret_chain)
     }
     /* The end of the file is the one error that is none. */
     if (rc == 0 && ERR_GET_REASON(ERR_peek_last_error()) != PEM_R_NO_START_LINE)
-        rc = fail_crypto("the PEM certificates cannot be read");
+        rc = fail(FAIL_MALFORMED, "the PEM certificates cannot be read");
     if (rc == 0 && chain.count == 0)
         rc = fail(FAIL_MALFORMED, "there is no PEM certificate");
     ERR_clear_error();
