@@ -214,7 +214,8 @@ static int add(const struct import *import, struct station *station, struct cand
     struct audit_record record = {.at = terminal->created, .event = "added"};
     int rc = registry_add(station->registry, terminal);
     if (rc == 0 && candidate->made)
-        rc = vault_add_tmk(station->vault, terminal->sn, terminal->tmk.version, candidate->made);
+        rc = vault_add_tmk(station->vault, station->session, terminal->sn, terminal->tmk.version,
+                           candidate->made);
     if (rc < 0)
         return rc;
     candidate->indexed = candidate->made != 0;

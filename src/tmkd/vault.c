@@ -196,9 +196,14 @@ int vault_find_tmk(struct vault *vault, const char *sn, uint32_t version, token_
     return tmk_index_find(vault->index, id, tmk_id(sn, version, id), ret_tmk);
 }
 
-int vault_add_tmk(struct vault *vault, const char *sn, uint32_t version, token_handle tmk)
+int vault_add_tmk(struct vault *vault, struct token_session *session, const char *sn,
+                  uint32_t version, token_handle tmk)
 {
     char id[TMK_ID_MAX + 1];
+    token_handle orphan;
+    int rc = vault_find_tmk(vault, sn, version, &orphan) == 0 ? token_destroy(session, orphan) : 0;
+    if (rc < 0)
+        return rc;
     return tmk_index_add(vault->index, id, tmk_id(sn, version, id), tmk);
 }
 

@@ -45,7 +45,10 @@ int vault_reload_chain(struct vault *vault, struct token_session *session);
 
 /* The token TMK of that SN and version. FAIL_NOT_FOUND. */
 int vault_find_tmk(struct vault *vault, const char *sn, uint32_t version, token_handle *ret_tmk);
-int vault_add_tmk(struct vault *vault, const char *sn, uint32_t version, token_handle tmk);
+/* For the writer, in the transaction that adds the row: a TMK that has the name already has no
+ * row, because an import was cut off before it was written, and is destroyed. */
+int vault_add_tmk(struct vault *vault, struct token_session *session, const char *sn,
+                  uint32_t version, token_handle tmk);
 void vault_drop_tmk(struct vault *vault, const char *sn, uint32_t version, token_handle tmk);
 
 /* The SEAL of a terminal's row: make it before writing, check it after reading (FAIL_SEAL). */
