@@ -59,7 +59,7 @@
             fail_msg("%s: %s", #call, fail_text());                                                \
     } while (0)
 
-enum { KEYS = 4, DAY = 86400, WAIT_MS = 30000, QUEUE = 6 };
+enum { KEYS = 4, SPARES = 5, DAY = 86400, WAIT_MS = 30000, QUEUE = 6 };
 
 static const char module_path[] = "/usr/lib/softhsm/libsofthsm2.so";
 static const char label[] = "keeper test";
@@ -70,6 +70,7 @@ static const struct prks_spec rsa2048 = {PRKS_RSA, 2048};
 /* Made once: a CA, and the vectors' TKPs of 2048, 3072, 2048 and 4096 bits. */
 static EVP_PKEY *authority;
 static EVP_PKEY *tkp[KEYS];
+static EVP_PKEY *spare[SPARES]; /* of 2048 bits */
 
 /* A directory with a token, a registry, and the keeper's vault open on them. */
 struct place {
@@ -106,6 +107,8 @@ static int make_keys(void **state)
     load_keys(getenv("TMKD_VECTORS"));
     authority = EVP_EC_gen("P-256");
     assert_non_null(authority);
+    for (size_t i = 0; i < SPARES; i++)
+        assert_non_null(spare[i] = EVP_RSA_gen(2048));
     return 0;
 }
 
@@ -115,6 +118,8 @@ static int free_keys(void **state)
     EVP_PKEY_free(authority);
     for (size_t i = 0; i < KEYS; i++)
         EVP_PKEY_free(tkp[i]);
+    for (size_t i = 0; i < SPARES; i++)
+        EVP_PKEY_free(spare[i]);
     return 0;
 }
 
@@ -288,6 +293,15 @@ static int set_up_token(void **state)
 }
 
 static int set_up_wrapped(void **state)
+{
+    struct place *place = place_make(&p256, 1);
+    assert_ok(vault_open(&place->conf, &place->vault));
+    *state = place;
+    return 0;
+}
+
+/* An RSA PrKS takes a second to make, so it has one test. */
+static int set_up_rsa(void **state)
 {
     struct place *place = place_make(&rsa2048, 1);
     assert_ok(vault_open(&place->conf, &place->vault));
@@ -734,29 +748,19 @@ static void put_key_into_row(struct place *place, const char *sn, EVP_PKEY *key,
     OPENSSL_free(der);
 }
 
-/* Five terminals of one size of TKP, so that nothing but the reason differs. */
+/* Terminals of one size of TKP, so that nothing but the reason differs. */
 static void make_refused(struct place *place)
 {
-    EVP_PKEY *mine = EVP_RSA_gen(2048);
-    EVP_PKEY *intruders = EVP_RSA_gen(2048);
-    EVP_PKEY *other = EVP_RSA_gen(2048);
-    EVP_PKEY *another = EVP_RSA_gen(2048);
-    EVP_PKEY *last = EVP_RSA_gen(2048);
     import_one(place, "GOOD", tkp[0], "aes128");
     import_one(place, "DISABLED", tkp[2], "aes128");
     set_state(place, "DISABLED", TERMINAL_DISABLED);
-    import_one(place, "EDITED", mine, "aes128");
-    put_key_into_row(place, "EDITED", intruders, 1);
-    import_one(place, "DAMAGED", other, "aes128");
-    put_key_into_row(place, "DAMAGED", intruders, 0);
-    import_one(place, "NO-TMK", another, "none");
-    import_one(place, "CONFIRMED", last, "aes128");
+    import_one(place, "EDITED", spare[0], "aes128");
+    put_key_into_row(place, "EDITED", spare[1], 1);
+    import_one(place, "DAMAGED", spare[2], "aes128");
+    put_key_into_row(place, "DAMAGED", spare[1], 0);
+    import_one(place, "NO-TMK", spare[3], "none");
+    import_one(place, "CONFIRMED", spare[4], "aes128");
     set_confirmed(place, "CONFIRMED");
-    EVP_PKEY_free(mine);
-    EVP_PKEY_free(intruders);
-    EVP_PKEY_free(other);
-    EVP_PKEY_free(another);
-    EVP_PKEY_free(last);
 }
 
 static const struct {
@@ -2014,6 +2018,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TOKEN(test_offer_opens),
         WRAPPED(test_offer_opens),
+        {"test_offer_opens_rsa", test_offer_opens, set_up_rsa, tear_down, NULL},
         TOKEN(test_offer_opens_after_a_restart),
         WRAPPED(test_offer_opens_after_a_restart),
         TOKEN(test_offers_differ),
