@@ -39,6 +39,17 @@ static const struct choice {
 
 #define COUNT_OF(array) (sizeof(array) / sizeof((array)[0]))
 
+/* Whether the unknown option of a sentence cannot be a misspelt one. It may be the PIN then, when
+ * its file is given in place of tmkd.conf, and must not be repeated. */
+static int is_no_name(const char *what)
+{
+    static const char unknown[] = "no such option '";
+    const char *word = what + sizeof(unknown) - 1;
+
+    return strncmp(what, unknown, sizeof(unknown) - 1) == 0 &&
+           word[strspn(word, "abcdefghijklmnopqrstuvwxyz_")] != '\'';
+}
+
 /* libconfuse's door for errors: "LINE: what", as a section does not know its file's name. It stops
  * at the first error, so the sentence kept is the first. */
 __attribute__((format(printf, 2, 0))) static void keep_error(cfg_t *cfg, const char *format,
@@ -46,7 +57,10 @@ __attribute__((format(printf, 2, 0))) static void keep_error(cfg_t *cfg, const c
 {
     char what[512];
     vsnprintf(what, sizeof(what), format, arguments);
-    fail(FAIL_CONFIG, "%d: %s", cfg->line, what);
+    if (is_no_name(what))
+        fail(FAIL_CONFIG, "%d: no setting; is this file a tmkd.conf?", cfg->line);
+    else
+        fail(FAIL_CONFIG, "%d: %s", cfg->line, what);
 }
 
 static int read_choice(cfg_t *cfg, cfg_opt_t *opt, const char *value, void *ret_place)

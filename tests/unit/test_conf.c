@@ -209,6 +209,7 @@ static void test_what_is_wrong_is_named_by_line(void **state)
         {"\n\nlisten_to = \"127.0.0.1:1\"\n", ":3: no such option 'listen_to'"},
         {"limits {\n\n  connection = 5\n}\n", ":3: no such option 'connection'"},
         {"limit {\n}\n", ":1: no such option 'limit'"},
+        {"47a0b986e048bbeb\n", ":1: no setting; is this file a tmkd.conf?"}, /* a PIN, say */
         {"token {\n  sessions = 0\n}\n", ":2: sessions is 0; it can be 1 to 64"},
         {"token {\n  sessions = 65\n}\n", ":2: sessions is 65"},
         {"token {\n  sessions = -1\n}\n", ":2: sessions is -1"},
