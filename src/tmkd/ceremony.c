@@ -143,12 +143,28 @@ static void note_made(void *context, const char *label)
     json_array_append_new(context, json_string(label));
 }
 
+/* "PrKS, SEAL, AUDIT", for the auditor. */
+static void join_labels(const json_t *made, char ret_text[static AUDIT_DETAIL_MAX + 1])
+{
+    size_t at = 0;
+    size_t i;
+    json_t *label;
+
+    snprintf(ret_text, AUDIT_DETAIL_MAX + 1, "nothing new");
+    json_array_foreach(made, i, label)
+    {
+        if (at <= AUDIT_DETAIL_MAX)
+            at += (size_t)snprintf(ret_text + at, AUDIT_DETAIL_MAX + 1 - at, "%s%s",
+                                   i > 0 ? ", " : "", json_string_value(label));
+    }
+}
+
 static int make_objects(const struct ceremony_room *room, const json_t *request,
                         struct open_token *open, json_t *made)
 {
     const char *name = NULL;
     struct prks_spec prks;
-    char *list = NULL;
+    char labels[AUDIT_DETAIL_MAX + 1];
     int rc = request_text(request, "prks", &name);
     if (rc == 0)
         rc = prks_spec_read(name, &prks);
@@ -160,11 +176,10 @@ static int make_objects(const struct ceremony_room *room, const json_t *request,
         rc = log_in(room->conf, open);
     if (rc == 0)
         rc = keyring_make(open->session, &prks, note_made, made);
-    if (rc == 0)
-        rc = (list = json_dumps(made, JSON_COMPACT))
-                 ? audit(room, open->session, REGISTRY_CREATE, "initialised", list)
-                 : fail(FAIL_MEMORY, "no memory for the answer");
-    free(list);
+    if (rc == 0) {
+        join_labels(made, labels);
+        rc = audit(room, open->session, REGISTRY_CREATE, "initialised", labels);
+    }
     return rc;
 }
 
