@@ -103,7 +103,7 @@ int connection_open(const char *host, const char *port, int seconds,
     int rc = connect_to_any(connection, host, port);
     if (rc < 0) {
         connection_close(connection);
-        return fail_in(rc, "server %s port %s", host, port);
+        return fail_in(rc, "no tmkd answers at %s port %s", host, port);
     }
     *ret_connection = connection;
     return 0;

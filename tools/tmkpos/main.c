@@ -16,26 +16,30 @@
 
 #define SOFTHSM_MODULE "/usr/lib/softhsm/libsofthsm2.so"
 
-enum { EXIT_DONE = 0, EXIT_REFUSED = 1, EXIT_USAGE = 2, TIMEOUT_MAX = 3600 };
+enum { EXIT_DONE = 0, EXIT_REFUSED = 1, EXIT_USAGE = 2, TIMEOUT_MAX = 3600, PORT_MAX = 65535 };
 
 static const struct command {
     const char *name;
     const char *synopsis;
     const char *summary;
+    const char *example;
     const char *takes; /* the letters of the options below that it takes */
     const char *needs; /* and of those that must be there */
     int (*run)(const struct options *options);
 } commands[] = {
     {"init", "DIR --sn SN [--key rsa:2048|rsa:3072|rsa:4096] [--import FILE] [--module FILE]",
-     "make a terminal in DIR, with a TKP of its own or one from a PEM file", "nkim", "n",
-     command_init},
-    {"export", "DIR [--json]", "print the CSV that tmkctl terminal import takes", "j", "",
-     command_export},
+     "make a terminal in DIR, with a TKP of its own or one from a PEM file",
+     "tmkpos init pos --sn POS-0001 --key rsa:3072", "nkim", "n", command_init},
+    {"export", "DIR [--json]", "print the CSV that tmkctl terminal import takes",
+     "tmkpos export pos > pos.csv", "j", "", command_export},
     {"download", "DIR --server HOST:PORT --root FILE [--timeout SECONDS] [--json] [--verbose]",
-     "fetch the TMK; KSRCRT in PEM is the root", "srtjv", "sr", command_download},
-    {"show", "DIR [--json]", "print SN, key, and TMK type, version and KCV", "j", "", command_show},
-    {"tamper", "DIR [--json]", "do what an opened case does: destroy TKP_Pr and the TMK", "j", "",
-     command_tamper},
+     "fetch the TMK from tmkd",
+     "tmkpos download pos --server 127.0.0.1:7443 --root lab/ksrcrt.pem --verbose", "srtjv", "sr",
+     command_download},
+    {"show", "DIR [--json]", "print SN, key, and TMK type, version and KCV", "tmkpos show pos", "j",
+     "", command_show},
+    {"tamper", "DIR [--json]", "do what an opened case does: destroy TKP_Pr and the TMK",
+     "tmkpos tamper pos", "j", "", command_tamper},
 };
 
 enum { COMMAND_COUNT = sizeof(commands) / sizeof(commands[0]) };
@@ -49,6 +53,33 @@ static const struct option long_options[] = {
     {"version", no_argument, NULL, 'V'},       {NULL, 0, NULL, 0},
 };
 
+/* What may be said of an option: what to call its value, if it takes one, and what it is for. */
+static const struct option_text {
+    int letter;
+    const char *value;
+    const char *help;
+} option_texts[] = {
+    {'n', "SN", "serial number: 1 to 64 characters, without blanks"},
+    {'k', "KEY", "TKP to make: rsa:2048 (default), rsa:3072 or rsa:4096"},
+    {'i', "FILE", "a TKP to take in instead: a private key in PEM, without a passphrase"},
+    {'m', "FILE", "PKCS#11 module of the token (default " SOFTHSM_MODULE ")"},
+    {'s', "HOST:PORT", "where tmkd is: a name or an address, and a port of 1 to 65535"},
+    {'r', "FILE", "the root certificate in PEM that KSWCRT must chain to, KSRCRT"},
+    {'t', "SECONDS", "for the whole download: 1 to 3600 (default 30)"},
+    {'j', "", "print JSON, for scripts"},
+    {'v', "", "show each step, in the patent's terms"},
+};
+
+enum { OPTION_COUNT = sizeof(option_texts) / sizeof(option_texts[0]) };
+
+static const char *option_help(int letter)
+{
+    for (size_t i = 0; i < OPTION_COUNT; i++)
+        if (option_texts[i].letter == letter)
+            return option_texts[i].help;
+    return "?";
+}
+
 static const char *option_name(int letter)
 {
     for (const struct option *option = long_options; option->name; option++)
@@ -59,19 +90,33 @@ static const char *option_name(int letter)
 
 /* --- what it says of itself --- */
 
-static int print_help(const struct command *command)
+static int print_command(const struct command *command)
 {
-    if (command) {
-        printf("usage: tmkpos %s %s\n\n%s\n", command->name, command->synopsis, command->summary);
-        return EXIT_DONE;
+    char left[40];
+
+    printf("usage: tmkpos %s %s\n\n%s\n\nOptions:\n", command->name, command->synopsis,
+           command->summary);
+    for (size_t i = 0; i < OPTION_COUNT; i++) {
+        const struct option_text *text = &option_texts[i];
+        if (!strchr(command->takes, text->letter))
+            continue;
+        snprintf(left, sizeof(left), "--%s %s", option_name(text->letter), text->value);
+        printf("  %-20s  %s\n", left, text->help);
     }
-    puts("usage: tmkpos COMMAND ...\n\nA reference terminal of tmkd.\n");
+    printf("\nExample:\n  %s\n", command->example);
+    return EXIT_DONE;
+}
+
+static int print_overview(void)
+{
+    puts("tmkpos is a terminal in a directory: its secure module is a PKCS#11 token there.\n"
+         "\n"
+         "usage: tmkpos COMMAND DIR [OPTION...]\n");
     for (size_t i = 0; i < COMMAND_COUNT; i++)
-        printf("  tmkpos %s %s\n      %s\n", commands[i].name, commands[i].synopsis,
-               commands[i].summary);
-    puts(
-        "\nEvery command takes -h, --help and --version. Exit status: 0 done, 1 refused or failed, "
-        "2 usage.");
+        printf("  %-8s  %s\n", commands[i].name, commands[i].summary);
+    puts("\ntmkpos COMMAND --help says more of a command, with an example.\n"
+         "A terminal's life: init, export, download; show whenever; tamper is its end.\n"
+         "Exit status: 0 done, 1 refused or failed, 2 wrong usage.");
     return EXIT_DONE;
 }
 
@@ -111,15 +156,16 @@ static int parse_key(const char *text, unsigned *ret_bits)
     return -1;
 }
 
-static int parse_timeout(const char *text, int *ret_seconds)
+/* A decimal number of 1 to most. */
+static int parse_number(const char *text, long most, int *ret_number)
 {
     char *end;
     errno = 0;
-    long seconds = strtol(text, &end, 10);
+    long number = strtol(text, &end, 10);
 
-    if (errno || end == text || *end || seconds < 1 || seconds > TIMEOUT_MAX)
+    if (errno || end == text || *end || number < 1 || number > most)
         return -1;
-    *ret_seconds = (int)seconds;
+    *ret_number = (int)number;
     return 0;
 }
 
@@ -127,8 +173,10 @@ static int parse_timeout(const char *text, int *ret_seconds)
 static int parse_server(const char *text, struct options *options)
 {
     const char *colon = strrchr(text, ':');
+    int port;
 
-    if (!colon || colon == text || !colon[1] || strlen(text) >= ADDRESS_MAX)
+    if (!colon || colon == text || parse_number(colon + 1, PORT_MAX, &port) < 0 ||
+        strlen(text) >= ADDRESS_MAX)
         return -1;
     const char *host = text;
     const char *end = colon;
@@ -162,7 +210,7 @@ static int take(struct options *options, int letter, const char *value)
         options->root_file = value;
         return 0;
     case 't':
-        return parse_timeout(value, &options->timeout);
+        return parse_number(value, TIMEOUT_MAX, &options->timeout);
     case 'j':
         options->json = 1;
         return 0;
@@ -218,7 +266,7 @@ static int parse_and_run(const struct command *command, int count, char **argume
     while ((letter = getopt_long(count, arguments, ":hv", long_options, NULL)) != -1) {
         const char *argument = arguments[optind - 1];
         if (letter == 'h')
-            return print_help(command);
+            return print_command(command);
         if (letter == 'V')
             return print_version();
         if (letter == ':')
@@ -228,8 +276,8 @@ static int parse_and_run(const struct command *command, int count, char **argume
         if (!strchr(command->takes, letter))
             return usage_error(command, "%s: it takes no --%s", command->name, option_name(letter));
         if (take(&options, letter, optarg) < 0)
-            return usage_error(command, "%s: --%s cannot be '%s'", command->name,
-                               option_name(letter), optarg);
+            return usage_error(command, "%s: --%s cannot be '%s': %s", command->name,
+                               option_name(letter), optarg, option_help(letter));
         if (!strchr(seen, letter))
             seen[strlen(seen)] = (char)letter;
     }
@@ -258,7 +306,7 @@ int main(int count, char **arguments)
 
     close_doors();
     if (strcmp(name, "-h") == 0 || strcmp(name, "--help") == 0)
-        return print_help(NULL);
+        return print_overview();
     if (strcmp(name, "--version") == 0)
         return print_version();
     if (!command)
