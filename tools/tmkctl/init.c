@@ -19,8 +19,9 @@ static void print(const struct options *options, const json_t *made)
         printf("made %s\n", json_string_value(name));
     }
     if (json_array_size(made) == 0)
-        puts("everything was there already");
-    puts("next: tmkctl cert request, have it signed, tmkctl cert install FILE");
+        puts("nothing to do: every object is in the token already");
+    else
+        puts("next: tmkctl cert request, have it signed, tmkctl cert install FILE");
 }
 
 static int init_token(const struct options *options)

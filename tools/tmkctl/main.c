@@ -62,7 +62,9 @@ static const struct command commands[] = {
     {"terminal list", NULL, 0, "list all terminals", "In the order of their SN.\n",
      "tmkctl -c tmkd.conf terminal list --json", command_terminal_list},
     {"terminal show", "SN", 0, "show one terminal",
-     "The status of the TMK is none, ready, delivered or confirmed.\n",
+     "The status of its TMK is none, ready (never delivered), delivered (sent, not confirmed) or\n"
+     "confirmed (the terminal has it). Why a download was rejected, the audit log says: audit "
+     "list.\n",
      "tmkctl -c tmkd.conf terminal show POS-0001", command_terminal_show},
     {"terminal disable", "SN", 0, "reject the downloads of a terminal",
      "Takes effect at its next download. See terminal enable.\n",
@@ -75,7 +77,9 @@ static const struct command commands[] = {
     {"tmk show", "SN", 0, "show what may be said of a terminal's TMK",
      "Type, version, KCV, store, and when it was delivered and confirmed.\n",
      "tmkctl -c tmkd.conf tmk show POS-0001", command_tmk_show},
-    {"audit list", NULL, 0, "list the audit log", "All records, the oldest first.\n",
+    {"audit list", NULL, 0, "list the audit log",
+     "All records, the oldest first. A download that was refused is there, with the reason, which\n"
+     "the terminal is not told.\n",
      "tmkctl -c tmkd.conf audit list", command_audit_list},
     {"audit verify", NULL, 0, "check that the audit log is whole",
      "Computes the hash chain again and checks its seals with the token.\n",
@@ -147,10 +151,13 @@ static int check_usage(const struct command *command, const struct options *opti
     if (options->word_count < wanted)
         return fail(FAIL_MALFORMED, "%s: %s is missing", command->name, command->argument);
     if (options->word_count > wanted)
-        return fail(FAIL_MALFORMED, "%s: what is %s?", command->name, options->words[wanted]);
+        return fail(FAIL_MALFORMED, "%s: \"%s\" is one word too many", command->name,
+                    options->words[wanted]);
     if (options_allow(options, command->options) < 0)
         return fail_in(FAIL_MALFORMED, "%s", command->name);
-    if (!options->value[OPTION_CONF] == !options->value[OPTION_EMBEDDED])
+    if (options->value[OPTION_CONF] && options->value[OPTION_EMBEDDED])
+        return fail(FAIL_MALFORMED, "%s: -c and --embedded exclude each other", command->name);
+    if (!options->value[OPTION_CONF] && !options->value[OPTION_EMBEDDED])
         return fail(FAIL_MALFORMED, "%s: say which server with -c CONF%s", command->name,
                     command->options & OPTION_BIT(OPTION_EMBEDDED)
                         ? ", or make one with --embedded DIR"
@@ -158,19 +165,21 @@ static int check_usage(const struct command *command, const struct options *opti
     return 0;
 }
 
-static int say_usage(void)
+/* command may be NULL: none was recognized. */
+static int say_usage(const struct command *command)
 {
-    fprintf(stderr, "tmkctl: %s; see tmkctl --help\n", fail_text());
+    fprintf(stderr, "tmkctl: %s; see tmkctl %s%s--help\n", fail_text(),
+            command ? command->name : "", command ? " " : "");
     return EXIT_USAGE;
 }
 
 static int run_command(const struct command *command, const struct options *options, size_t words)
 {
     if (check_usage(command, options, words) < 0)
-        return say_usage();
+        return say_usage(command);
     int rc = command->run(options, command->argument ? options->words[words] : NULL);
     if (rc == COMMAND_MISUSED)
-        return say_usage();
+        return say_usage(command);
     if (rc == 0)
         rc = output_flush();
     fflush(stdout); /* what was printed comes before the error that ended it */
@@ -179,14 +188,33 @@ static int run_command(const struct command *command, const struct options *opti
     return rc < 0 ? EXIT_REFUSED : EXIT_DONE;
 }
 
+/* "import, add, list": what may follow the first word of a command; "" when nothing may. */
+static void list_second_words(const char *first, char *ret_words, size_t size)
+{
+    size_t len = strlen(first);
+    size_t at = 0;
+
+    ret_words[0] = '\0';
+    for (size_t i = 0; i < COMMAND_COUNT && at < size; i++)
+        if (strncmp(commands[i].name, first, len) == 0 && commands[i].name[len] == ' ')
+            at += (size_t)snprintf(ret_words + at, size - at, "%s%s", at ? ", " : "",
+                                   commands[i].name + len + 1);
+}
+
 static int say_wrong_word(const struct options *options)
 {
+    char words[100] = "";
+
+    if (options->word_count > 0)
+        list_second_words(options->words[0], words, sizeof(words));
     if (options->word_count == 0)
-        fail(FAIL_MALFORMED, "no command");
+        fail(FAIL_MALFORMED, "a command is missing");
+    else if (words[0])
+        fail(FAIL_MALFORMED, "%s takes one of: %s", options->words[0], words);
     else
-        fail(FAIL_MALFORMED, "no command \"%s%s%s\"", options->words[0],
+        fail(FAIL_MALFORMED, "there is no command \"%s%s%s\"", options->words[0],
              options->word_count > 1 ? " " : "", options->word_count > 1 ? options->words[1] : "");
-    return say_usage();
+    return say_usage(NULL);
 }
 
 int main(int argc, char *argv[])
@@ -196,7 +224,7 @@ int main(int argc, char *argv[])
 
     signal(SIGPIPE, SIG_IGN);
     if (options_read(argc, argv, &options) < 0)
-        return say_usage();
+        return say_usage(NULL);
     const struct command *command = find_command(&options, &words);
     if (options.value[OPTION_VERSION])
         puts("tmkctl " TMKD_VERSION);
