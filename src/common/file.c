@@ -41,7 +41,7 @@ int file_read(const char *path, uint8_t *ret_bytes, size_t size, size_t *ret_len
     int rc = 0;
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0 && errno == ENOENT)
-        return fail(FAIL_NOT_FOUND, "%s is not there", path);
+        return fail(FAIL_NOT_FOUND, "there is no file %s", path);
     if (fd < 0)
         return fail_system("cannot open %s", path);
 

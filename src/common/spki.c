@@ -81,7 +81,7 @@ int spki_read(const uint8_t *der, size_t len, struct spki *ret)
     if (!key || at != der + len)
         rc = fail(FAIL_MALFORMED, "not a DER SubjectPublicKeyInfo of a known key type");
     else if (!EVP_PKEY_is_a(key, "RSA"))
-        rc = fail(FAIL_REFUSED, "a %s key; TKP_Pu must be RSA", EVP_PKEY_get0_type_name(key));
+        rc = fail(FAIL_REFUSED, "its type is %s; TKP_Pu must be RSA", EVP_PKEY_get0_type_name(key));
     else
         rc = spki_from_key(key, der, len, ret);
     EVP_PKEY_free(key);

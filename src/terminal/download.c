@@ -132,7 +132,7 @@ static int check_server(struct download *download, const struct challenge *chall
     EVP_PKEY_free(puks);
     if (rc < 0)
         return fail_in(rc, "S306");
-    tell(download, "S306", "C1 opened with PuKS: Rnd1' = Rnd1, the server holds PrKS");
+    tell(download, "S306", "C1 checked with PuKS: Rnd1' = Rnd1, the server holds PrKS");
     return 0;
 }
 

@@ -61,7 +61,7 @@ static int find_listener_user(struct supervisor *s)
 {
     const char *name = s->conf->users.listener;
     if (!name[0]) {
-        log_warning("users.listener is empty: the listener runs as root");
+        log_warning("users.listener is empty: the listener runs as root; name a user of its own");
         return 0;
     }
     s->settings.caged = 1;
@@ -72,7 +72,7 @@ static int find_keeper_user(struct supervisor *s)
 {
     const char *name = s->conf->users.keeper;
     if (!name[0]) {
-        log_warning("users.keeper is empty: the keeper runs as root");
+        log_warning("users.keeper is empty: the keeper runs as root; for a bank, name a user");
         return 0;
     }
     return cage_find_user(name, &s->control_user, &s->control_group);
