@@ -2,6 +2,7 @@
 
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 
 #include <openssl/crypto.h>
 #include <openssl/evp.h>
@@ -12,6 +13,7 @@
 #include "common/file.h"
 #include "hsm/c2.h"
 #include "hsm/seal.h"
+#include "tmkd/kswcrt.h"
 #include "tmkd/tmk_index.h"
 
 static int check_pin_mode(const char *path)
@@ -180,6 +182,8 @@ int vault_reload_chain(struct vault *vault, struct token_session *session)
 {
     struct keyring again;
     int rc = keyring_open(session, &again);
+    if (rc == 0)
+        rc = kswcrt_check(&again.kswcrt, time(NULL));
     if (rc < 0)
         return rc;
     pthread_rwlock_wrlock(&vault->chain_lock);
