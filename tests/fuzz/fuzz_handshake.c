@@ -17,6 +17,7 @@ enum {
     LIFETIME_MS = 100,
     CHALLENGE_MARK = 0xc0,
     DELIVERY_MARK = 0xd0,
+    DONE_TAG = 0xa5,
     PREPARATION = -1,
 };
 
@@ -30,6 +31,7 @@ struct life {
     int recorded;  /* and the delivery was recorded on this life's ticket */
     int delivered; /* the delivery went out */
     int confirmed; /* the MAC matched */
+    int finished;  /* and that was recorded on this life's ticket */
     int ended;     /* an answer with last = 1 went out */
 };
 
@@ -122,6 +124,8 @@ static void answer(void *context, const struct keeper_answer *answer)
         must(answer->message[1] == secret_of(world, answer->handshake) && !life->ended);
         life->delivered = 1;
     }
+    if (answer->message[0] == DONE_TAG)
+        must(life->delivered && life->confirmed && life->finished && life->ended);
     if (life->ended)
         life->alive = 0;
 }
@@ -188,6 +192,7 @@ static void move_result(struct world *world)
         handshakes_prepared(world->handshakes, work->ticket, rc, &offer);
     } else {
         life->recorded |= counts && rc == 0 && work->kind == RECORD_DELIVERED;
+        life->finished |= counts && rc == 0 && work->kind == RECORD_CONFIRMED;
         handshakes_recorded(world->handshakes, work->ticket, rc);
     }
 }

@@ -1975,6 +1975,23 @@ static void test_reload_of_kswcrt(void **state)
     assert_memory_equal(after.der, before.der, before.len[0]);
 }
 
+/* A reload that finds none keeps the one that is served. */
+static void test_reload_without_kswcrt(void **state)
+{
+    struct place *place = *state;
+    struct token *token = place->vault.token;
+    CK_OBJECT_CLASS class = CKO_CERTIFICATE;
+    CK_ATTRIBUTE wanted = {CKA_CLASS, &class, sizeof(class)};
+    struct cert_chain chain;
+    token_handle certificate;
+    assert_ok(token_search_one(place->vault.session, &wanted, 1, "certificate", &certificate));
+    assert_int_equal(TOKEN_CALL(token, C_DestroyObject, place->vault.session->handle, certificate),
+                     CKR_OK);
+    assert_int_equal(vault_reload_chain(&place->vault, place->vault.session), FAIL_NOT_FOUND);
+    vault_chain(&place->vault, &chain);
+    assert_int_equal(chain.count, 1);
+}
+
 /* --- tmk_index --- */
 
 static void test_tmk_index(void **state)
@@ -2075,6 +2092,7 @@ int main(void)
         CLOSED(test_vault_with_a_wrong_pin),
         TOKEN(test_decoy_is_new_each_time),
         TOKEN(test_reload_of_kswcrt),
+        TOKEN(test_reload_without_kswcrt),
         PLAIN(test_tmk_index),
     };
     return cmocka_run_group_tests(tests, make_keys, free_keys);
