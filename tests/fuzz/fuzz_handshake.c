@@ -167,12 +167,18 @@ static void move_request(struct world *world)
     handshakes_request(world->handshakes, &request, world->now_ms);
 }
 
-/* The result of any work so far, be it late or the second time. */
+/* The newest as often as any other, which is most likely late, or comes the second time. */
+static struct work *choose_work(struct world *world)
+{
+    uint8_t choice = next(world);
+    return &world->work[choice < 128 ? world->works - 1 : choice % world->works];
+}
+
 static void move_result(struct world *world)
 {
     if (world->works == 0)
         return;
-    struct work *work = &world->work[next(world) % world->works];
+    struct work *work = choose_work(world);
     struct life *life = &world->lives[work->ticket.handshake];
     uint8_t secret = secret_of(world, work->ticket.handshake);
     int rc = outcome(world);
