@@ -171,6 +171,8 @@ static void *run_worker(void *argument)
 
 /* --- the writer --- */
 
+/* A lost session is opened again for the jobs to come. This one is not done twice: what it did in
+ * the token is not undone with its part. */
 static void write_part(struct job *job, struct station *station)
 {
     int rc = registry_part_begin(station->registry);
@@ -179,6 +181,8 @@ static void write_part(struct job *job, struct station *station)
     set_result(job, rc);
     if (rc < 0)
         registry_part_undo(station->registry);
+    if (rc == FAIL_TOKEN_LOST)
+        reopen(station);
 }
 
 static int seal(struct station *station)

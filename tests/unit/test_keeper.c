@@ -78,6 +78,7 @@ struct place {
     char environment[160];
     char pin_file[96];
     char registry_file[96];
+    const struct prks_spec *prks;
     struct conf conf;
     struct vault vault;
     struct registry *registry;
@@ -109,17 +110,6 @@ static int make_keys(void **state)
     assert_non_null(authority);
     for (size_t i = 0; i < SPARES; i++)
         assert_non_null(spare[i] = EVP_RSA_gen(2048));
-    return 0;
-}
-
-static int free_keys(void **state)
-{
-    (void)state;
-    EVP_PKEY_free(authority);
-    for (size_t i = 0; i < KEYS; i++)
-        EVP_PKEY_free(tkp[i]);
-    for (size_t i = 0; i < SPARES; i++)
-        EVP_PKEY_free(spare[i]);
     return 0;
 }
 
@@ -180,6 +170,8 @@ static void chain_add(struct cert_chain *chain, const struct wish *wish, EVP_PKE
 }
 
 /* --- the place --- */
+
+static struct place *shared;
 
 static void write_file(const char *path, const char *text, mode_t mode)
 {
@@ -273,46 +265,9 @@ static struct place *place_make(const struct prks_spec *prks, int wrapped)
     make_directory(place);
     fill_conf(place, wrapped);
     make_token(place, prks);
+    place->prks = prks;
     install_kswcrt();
-    assert_ok(registry_open(place->registry_file, REGISTRY_CREATE, &place->registry));
     return place;
-}
-
-static int set_up_closed(void **state)
-{
-    *state = place_make(&p256, 0);
-    return 0;
-}
-
-static int set_up_token(void **state)
-{
-    struct place *place = place_make(&p256, 0);
-    assert_ok(vault_open(&place->conf, &place->vault));
-    *state = place;
-    return 0;
-}
-
-static int set_up_wrapped(void **state)
-{
-    struct place *place = place_make(&p256, 1);
-    assert_ok(vault_open(&place->conf, &place->vault));
-    *state = place;
-    return 0;
-}
-
-/* An RSA PrKS takes a second to make, so it has one test. */
-static int set_up_rsa(void **state)
-{
-    struct place *place = place_make(&rsa2048, 1);
-    assert_ok(vault_open(&place->conf, &place->vault));
-    *state = place;
-    return 0;
-}
-
-static void reopen_vault(struct place *place)
-{
-    vault_close(&place->vault);
-    assert_ok(vault_open(&place->conf, &place->vault));
 }
 
 static int remove_one(const char *path, const struct stat *status, int type, struct FTW *where)
@@ -321,14 +276,107 @@ static int remove_one(const char *path, const struct stat *status, int type, str
     return remove(path);
 }
 
-static int tear_down(void **state)
+static int place_remove(struct place *place)
 {
-    struct place *place = *state;
+    if (!place)
+        return 0;
     registry_close(place->registry);
     vault_close(&place->vault);
     int rc = nftw(place->dir, remove_one, 8, FTW_DEPTH | FTW_PHYS);
     free(place);
     return rc;
+}
+
+/* A place of the test's own, its vault closed or open. */
+static int set_up_closed(void **state)
+{
+    struct place *place;
+    place_remove(shared); /* a process has the PKCS#11 module once */
+    shared = NULL;
+    *state = place = place_make(&p256, 0);
+    assert_ok(registry_open(place->registry_file, REGISTRY_CREATE, &place->registry));
+    return 0;
+}
+
+static int set_up_own(void **state)
+{
+    set_up_closed(state);
+    struct place *place = *state;
+    assert_ok(vault_open(&place->conf, &place->vault));
+    return 0;
+}
+
+static int tear_down_own(void **state)
+{
+    return place_remove(*state);
+}
+
+/* The token of the test before, if it is of the right kind, with a new registry: opening a vault
+ * makes an RSA key. */
+static int set_up_shared(void **state, const struct prks_spec *prks, int wrapped)
+{
+    if (shared && (shared->prks != prks || shared->conf.tmk.wrapped != wrapped)) {
+        place_remove(shared);
+        shared = NULL;
+    }
+    if (!shared) {
+        shared = place_make(prks, wrapped);
+        assert_ok(vault_open(&shared->conf, &shared->vault));
+    }
+    fill_conf(shared, wrapped);
+    assert_ok(registry_open(shared->registry_file, REGISTRY_CREATE, &shared->registry));
+    *state = shared;
+    return 0;
+}
+
+static int set_up_token(void **state)
+{
+    return set_up_shared(state, &p256, 0);
+}
+
+static int set_up_wrapped(void **state)
+{
+    return set_up_shared(state, &p256, 1);
+}
+
+static int set_up_rsa(void **state)
+{
+    return set_up_shared(state, &rsa2048, 1);
+}
+
+static int remove_tmk(void *context, const char *id, size_t id_len, token_handle tmk)
+{
+    struct vault *vault = context;
+    tmk_index_remove(vault->index, id, id_len, tmk);
+    return token_destroy(vault->session, tmk);
+}
+
+static int tear_down(void **state)
+{
+    struct place *place = *state;
+    registry_close(place->registry);
+    place->registry = NULL;
+    assert_int_equal(unlink(place->registry_file), 0); /* the last to close has removed -wal */
+    assert_ok(tmk_list(place->vault.session, remove_tmk, &place->vault));
+    return 0;
+}
+
+static int free_keys(void **state)
+{
+    (void)state;
+    place_remove(shared);
+    EVP_PKEY_free(authority);
+    for (size_t i = 0; i < KEYS; i++)
+        EVP_PKEY_free(tkp[i]);
+    for (size_t i = 0; i < SPARES; i++)
+        EVP_PKEY_free(spare[i]);
+    return 0;
+}
+
+static void reopen_vault(struct place *place)
+{
+    vault_close(&place->vault);
+    assert_ok(vault_open(&place->conf, &place->vault));
 }
 
 static struct station station_of(struct place *place)
@@ -788,6 +836,7 @@ static void test_decoy_does_the_same_work(void **state)
     struct place *place = *state;
     struct offer good;
     make_refused(place);
+    reopen_vault(place);
     prepare(place, "GOOD"); /* the session's block of random bytes is fetched here */
     uint64_t calls = calls_of(place, "GOOD", &good);
     assert_true(calls > 8);
@@ -1301,6 +1350,14 @@ static int work_lose_session(struct job *job, struct station *station)
     return audit_key_seal(&key, mac, mac);
 }
 
+static int work_seal(struct job *job, struct station *station)
+{
+    uint8_t mac[SEAL_LEN] = {0};
+    struct audit_key key = {station->session, station->vault->keyring.audit};
+    (void)job;
+    return audit_key_seal(&key, mac, mac);
+}
+
 /* Leaves a lost session to the job after it. */
 static int work_close_session(struct job *job, struct station *station)
 {
@@ -1340,6 +1397,25 @@ static void test_writer_opens_its_session_again(void **state)
     assert_int_equal(losing.job.rc, FAIL_TOKEN_LOST);
     assert_int_equal(adding.errand.job.rc, 0);
     assert_int_equal(count_commits(place, 1), 1);
+    desk_close(&desk);
+}
+
+/* An operator's change needs the token before there is any record to seal. */
+static void test_writer_opens_its_session_again_without_a_record(void **state)
+{
+    struct place *place = *state;
+    struct desk desk;
+    desk_open(&desk, place);
+    struct errand closing = make_errand(&desk, 0, work_close_session);
+    struct errand losing = make_errand(&desk, 1, work_seal);
+    struct errand sealing = make_errand(&desk, 2, work_seal);
+    struct errand *const errands[] = {&closing, &losing, &sealing};
+    for (size_t i = 0; i < 3; i++) {
+        assert_ok(crew_write(desk.crew, &errands[i]->job));
+        wait_done(&desk, i + 1);
+    }
+    assert_int_equal(losing.job.rc, FAIL_TOKEN_LOST);
+    assert_int_equal(sealing.job.rc, 0);
     desk_close(&desk);
 }
 
@@ -2023,7 +2099,8 @@ static void test_tmk_index(void **state)
 }
 
 #define PLAIN(test)  cmocka_unit_test(test)
-#define CLOSED(test) cmocka_unit_test_setup_teardown(test, set_up_closed, tear_down)
+#define CLOSED(test) cmocka_unit_test_setup_teardown(test, set_up_closed, tear_down_own)
+#define OWN(test)    cmocka_unit_test_setup_teardown(test, set_up_own, tear_down_own)
 #define TOKEN(test)  cmocka_unit_test_setup_teardown(test, set_up_token, tear_down)
 #define WRAPPED(test)                                                                              \
     {                                                                                              \
@@ -2032,25 +2109,30 @@ static void test_tmk_index(void **state)
 
 int main(void)
 {
+    /* By their place, so that few are made. */
     const struct CMUnitTest tests[] = {
+        PLAIN(test_requests_that_are_none),
+        PLAIN(test_kswcrt_faults),
+        PLAIN(test_kswcrt_chain),
+        PLAIN(test_kswcrt_time_is_the_callers),
+        PLAIN(test_kswcrt_pem),
+        PLAIN(test_kswcrt_pem_too_many),
+        PLAIN(test_kswcrt_describe),
+        PLAIN(test_tmk_index),
+        CLOSED(test_token_that_stays_lost_ends_the_keeper),
+        CLOSED(test_pin_file),
+        CLOSED(test_pin_file_too_long_or_absent),
+        CLOSED(test_vault_with_a_wrong_pin),
+        OWN(test_reload_without_kswcrt),
         TOKEN(test_offer_opens),
-        WRAPPED(test_offer_opens),
-        {"test_offer_opens_rsa", test_offer_opens, set_up_rsa, tear_down, NULL},
         TOKEN(test_offer_opens_after_a_restart),
-        WRAPPED(test_offer_opens_after_a_restart),
         TOKEN(test_offers_differ),
-        WRAPPED(test_offers_differ),
         TOKEN(test_decoy_does_the_same_work),
-        WRAPPED(test_decoy_does_the_same_work),
         TOKEN(test_decoy_holds_nothing_of_the_terminal),
-        WRAPPED(test_decoy_holds_nothing_of_the_terminal),
         TOKEN(test_edits_of_the_registry),
-        WRAPPED(test_edits_of_the_registry),
         TOKEN(test_swapped_rows),
-        WRAPPED(test_swapped_rows),
         TOKEN(test_redelivery),
         TOKEN(test_prepare_leaves_no_objects),
-        WRAPPED(test_prepare_leaves_no_objects),
         TOKEN(test_jobs_come_back),
         TOKEN(test_errors_keep_their_sentence),
         TOKEN(test_queue_limit),
@@ -2063,7 +2145,7 @@ int main(void)
         TOKEN(test_crew_needs_a_registry),
         TOKEN(test_lost_session_is_opened_again),
         TOKEN(test_writer_opens_its_session_again),
-        CLOSED(test_token_that_stays_lost_ends_the_keeper),
+        TOKEN(test_writer_opens_its_session_again_without_a_record),
         TOKEN(test_records_of_a_download),
         TOKEN(test_record_after_a_change),
         TOKEN(test_record_of_a_refusal),
@@ -2078,22 +2160,19 @@ int main(void)
         TOKEN(test_prepare_twice),
         TOKEN(test_dry_run),
         TOKEN(test_import_after_one_that_was_cut_off),
-        PLAIN(test_requests_that_are_none),
         TOKEN(test_import_through_the_crew),
         TOKEN(test_import_over_a_lost_session),
-        PLAIN(test_kswcrt_faults),
-        PLAIN(test_kswcrt_chain),
-        PLAIN(test_kswcrt_time_is_the_callers),
-        PLAIN(test_kswcrt_pem),
-        PLAIN(test_kswcrt_pem_too_many),
-        PLAIN(test_kswcrt_describe),
-        CLOSED(test_pin_file),
-        CLOSED(test_pin_file_too_long_or_absent),
-        CLOSED(test_vault_with_a_wrong_pin),
         TOKEN(test_decoy_is_new_each_time),
         TOKEN(test_reload_of_kswcrt),
-        TOKEN(test_reload_without_kswcrt),
-        PLAIN(test_tmk_index),
+        WRAPPED(test_offer_opens),
+        WRAPPED(test_offer_opens_after_a_restart),
+        WRAPPED(test_offers_differ),
+        WRAPPED(test_decoy_does_the_same_work),
+        WRAPPED(test_decoy_holds_nothing_of_the_terminal),
+        WRAPPED(test_edits_of_the_registry),
+        WRAPPED(test_swapped_rows),
+        WRAPPED(test_prepare_leaves_no_objects),
+        {"test_offer_opens_rsa", test_offer_opens, set_up_rsa, tear_down, NULL},
     };
     return cmocka_run_group_tests(tests, make_keys, free_keys);
 }
