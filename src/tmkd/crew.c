@@ -12,6 +12,8 @@
 
 #include "common/fail.h"
 #include "common/log.h"
+#include "hsm/c1.h"
+#include "hsm/seal.h"
 #include "tmkd/audit_key.h"
 
 enum { KEEPER_GIVES_UP = 3 };
@@ -149,6 +151,26 @@ static void reopen(struct station *station)
         give_up(fail_text());
 }
 
+/* Whether SEAL and PrKS still do their job. */
+static int keys_work(const struct station *station)
+{
+    static const uint8_t m1[M1_LEN] = "TMKD-SELF-CHECK";
+    const struct keyring *keyring = &station->vault->keyring;
+    uint8_t mac[SEAL_MAC_LEN];
+    uint8_t c1[RSA_BLOCK_MAX];
+    size_t len;
+    return seal_make(station->session, keyring->seal, m1, sizeof(m1), mac) == 0 &&
+           c1_sign(station->session, keyring, m1, c1, &len) == 0;
+}
+
+/* One call may fail for a reason of its own; but once SoftHSM was out of descriptors its keys fail
+ * for ever (design 12). */
+static void give_up_if_keys_fail(const struct station *station, int rc)
+{
+    if (rc == FAIL_TOKEN && !keys_work(station))
+        give_up(fail_text());
+}
+
 /* --- workers --- */
 
 static void *run_worker(void *argument)
@@ -164,6 +186,7 @@ static void *run_worker(void *argument)
         if (rc == FAIL_TOKEN_LOST)
             give_up(fail_text());
         set_result(job, rc);
+        give_up_if_keys_fail(&member->station, rc);
         give_back(member->crew, job);
     }
     return NULL;
@@ -183,6 +206,7 @@ static void write_part(struct job *job, struct station *station)
         registry_part_undo(station->registry);
     if (rc == FAIL_TOKEN_LOST)
         reopen(station);
+    give_up_if_keys_fail(station, rc);
 }
 
 static int seal(struct station *station)
@@ -198,7 +222,7 @@ static int seal_and_commit(struct station *station)
         reopen(station);
         rc = seal(station);
     }
-    if (rc == FAIL_TOKEN_LOST)
+    if (rc == FAIL_TOKEN_LOST || rc == FAIL_TOKEN) /* without AUDIT nothing can be recorded */
         give_up(fail_text());
     return rc < 0 ? rc : registry_commit(station->registry);
 }

@@ -4,6 +4,7 @@ import contextlib
 import os
 import pathlib
 import pwd
+import resource
 import shutil
 import signal
 import socket
@@ -280,6 +281,19 @@ def test_keeper_killed_again_and_again(make_server, keys):
         assert server.show(terminal.sn)["tmk"]["kcv"] == terminal.kcv
     assert server.ctl("audit", "verify").returncode == 0
     assert len(server.audit(event="confirmed")) == len(terminals)
+
+
+def test_keeper_out_of_descriptors(server, keys):
+    """SoftHSM's keys then fail for ever (design 12): another keeper takes over."""
+    terminal = server.enrol("S-1", keys(0))
+    keeper = server.children()["keeper"]
+    _, most = resource.prlimit(keeper, resource.RLIMIT_NOFILE)
+    resource.prlimit(keeper, resource.RLIMIT_NOFILE, (4, most))
+    with pytest.raises((pos.Failed, wire.Closed)):
+        server.download(terminal)
+    serves_again(server, terminal)
+    assert server.children()["keeper"] != keeper
+    assert server.tmk_status("S-1") == "confirmed"
 
 
 def test_listener_killed(server, keys):
