@@ -95,12 +95,22 @@ static void close_channel(struct keeper *keeper)
     handshakes_forget(keeper->handshakes);
 }
 
+/* A listener that has ended is started again, and brings a new channel. One that lives, but on a
+ * channel that cannot be used, would wait for ever: a new one comes with a new keeper only. */
+static void lose_channel(struct keeper *keeper, int rc)
+{
+    if (rc != FAIL_CLOSED) {
+        log_error("%s; this keeper ends, a new one takes over", fail_text());
+        end(keeper, EXIT_FAILED);
+    }
+    close_channel(keeper);
+}
+
 static void wait_for_room(struct keeper *keeper, const struct keeper_answer *answer)
 {
     struct waiting *waiting = calloc(1, sizeof(*waiting));
     if (!waiting) {
-        log_error("no memory for an answer; the listener is cut off");
-        close_channel(keeper);
+        lose_channel(keeper, fail(FAIL_MEMORY, "no memory for an answer"));
         return;
     }
     waiting->answer = *answer;
@@ -117,7 +127,7 @@ static void send_answer(void *context, const struct keeper_answer *answer)
     if (rc == FAIL_BUSY)
         wait_for_room(keeper, answer);
     else if (rc < 0)
-        close_channel(keeper);
+        lose_channel(keeper, rc);
 }
 
 static void on_room(evutil_socket_t fd, short what, void *context)
@@ -132,7 +142,7 @@ static void on_room(evutil_socket_t fd, short what, void *context)
             return;
         }
         if (rc < 0) {
-            close_channel(keeper);
+            lose_channel(keeper, rc);
             return;
         }
         LL_DELETE(keeper->waiting, first);
@@ -140,8 +150,6 @@ static void on_room(evutil_socket_t fd, short what, void *context)
     }
 }
 
-/* A listener that sends what is not a request is not ours any more: its channel is closed, and the
- * supervisor sees its end. */
 static void on_request(evutil_socket_t fd, short what, void *context)
 {
     struct keeper *keeper = context;
@@ -152,9 +160,7 @@ static void on_request(evutil_socket_t fd, short what, void *context)
         if (rc == FAIL_BUSY)
             return;
         if (rc < 0) {
-            if (rc != FAIL_CLOSED)
-                log_error("the listener's channel: %s", fail_text());
-            close_channel(keeper);
+            lose_channel(keeper, rc);
             return;
         }
         handshakes_request(keeper->handshakes, &request, now_ms());

@@ -8,6 +8,8 @@ import resource
 import shutil
 import signal
 import socket
+import struct
+import subprocess
 import time
 
 import pytest
@@ -294,6 +296,25 @@ def test_keeper_out_of_descriptors(server, keys):
     serves_again(server, terminal)
     assert server.children()["keeper"] != keeper
     assert server.tmk_status("S-1") == "confirmed"
+
+
+HOUSE_CHANNEL = struct.pack("=10I256s", 3, *[0] * 9, b"")  # struct house_message of tmkd/house.h
+
+
+def test_keeper_ends_with_a_channel_it_cannot_use(make_server):
+    """Else a listener that lives would wait for an answer for ever."""
+    server = make_server(start=False)
+    house, channel = (socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(2))
+    with subprocess.Popen(
+        [server.programs / "tmkd", "--role", "keeper", "-c", server.conf],
+        preexec_fn=lambda: os.dup2(house[1].fileno(), 3),
+        pass_fds=[3],
+    ) as keeper, house[0]:  # closed first: then it ends whatever happens
+        house[1].close()
+        socket.send_fds(house[0], [HOUSE_CHANNEL], [channel[1].fileno()])
+        assert house[0].recv(1024)  # ready
+        channel[0].send(b"not a request")
+        assert keeper.wait(30) == 1
 
 
 def test_listener_killed(server, keys):
