@@ -18,7 +18,7 @@ struct arguments {
 };
 
 static const char help[] =
-    "tmkd - the key server: lets payment terminals fetch their terminal master key (TMK)\n"
+    "tmkd - the server of terminal master keys (TMK) for payment terminals\n"
     "\n"
     "usage: tmkd -c FILE\n"
     "\n"
@@ -26,9 +26,13 @@ static const char help[] =
     "  -h, --help        show this\n"
     "      --version     show the version\n"
     "\n"
-    "It stays in the foreground, logs to standard error, and prints \"tmkd: ready on ADDR:PORT\"\n"
-    "when terminals can connect. SIGTERM or Ctrl-C: downloads in flight are finished, then it "
-    "ends.\n"
+    "It stays in the foreground, logs to standard error, and prints\n"
+    "\"tmkd: ready on ADDR:PORT\" when terminals can connect. SIGTERM or Ctrl-C:\n"
+    "downloads in flight are finished, then it ends.\n"
+    "\n"
+    "Example:\n"
+    "  tmkd -c lab/tmkd.conf\n"
+    "\n"
     "Exit status: 0 stopped, 1 refused or failed, 2 usage.\n";
 
 static int misused(const char *what)

@@ -15,28 +15,26 @@ static const struct command commands[] = {
      OPTION_BIT(OPTION_EMBEDDED) | OPTION_BIT(OPTION_PRKS) | OPTION_BIT(OPTION_TMK_STORE) |
          OPTION_BIT(OPTION_LISTEN),
      "make a server's keys; --embedded DIR: a whole server",
-     "Makes PrKS and the other objects of the server in the token that CONF names; what is there\n"
-     "already is kept.\n"
+     "Makes PrKS and the other objects of the server in the token that CONF names;\n"
+     "what is there already is kept.\n"
      "\n"
-     "With --embedded DIR instead of -c CONF it makes everything for a machine with no HSM in a "
-     "new\n"
-     "directory: tmkd.conf, a SoftHSM token with random PINs, the registry, a lab root "
-     "(ksrcrt.pem;\n"
-     "its key is the file ksrcrt.key, so it is for laboratories, not for a bank) and a KSWCRT "
-     "under\n"
-     "it. When a step fails nothing is left behind.\n",
+     "With --embedded DIR instead of -c CONF it makes everything for a machine with\n"
+     "no HSM in a new directory: tmkd.conf, a SoftHSM token with random PINs, the\n"
+     "registry, a lab root (ksrcrt.pem; its key is the file ksrcrt.key, so it is for\n"
+     "laboratories, not for a bank) and a KSWCRT under it. When a step fails nothing\n"
+     "is left behind.\n",
      "tmkctl init --embedded ./server --prks ec:p256", command_init},
     {"cert request", NULL, OPTION_BIT(OPTION_SUBJECT),
      "print a certificate request (PKCS#10) for PrKS",
-     "Prints the request in PEM. The certificate that comes back needs keyUsage digitalSignature "
-     "and\n"
-     "extendedKeyUsage id-kp-cmKGA (1.3.6.1.5.5.7.3.32), or terminals refuse it.\n",
+     "Prints the request in PEM. The certificate that comes back needs keyUsage\n"
+     "digitalSignature and extendedKeyUsage id-kp-cmKGA (1.3.6.1.5.5.7.3.32), or\n"
+     "terminals refuse it.\n",
      "tmkctl -c tmkd.conf cert request --subject \"CN=tmkd,O=Bank\" > tmkd.csr",
      command_cert_request},
     {"cert install", "FILE", 0, "put KSWCRT and its chain into the token",
-     "FILE is PEM: KSWCRT first, then what is between it and KSRCRT; the root itself is not sent "
-     "to\n"
-     "terminals. It replaces the chain before. A tmkd that runs serves with it from now on.\n",
+     "FILE is PEM: KSWCRT first, then what is between it and KSRCRT; the root itself\n"
+     "is not sent to terminals. It replaces the chain before. A tmkd that runs\n"
+     "serves with it from now on.\n",
      "tmkctl -c tmkd.conf cert install kswcrt.pem", command_cert_install},
     {"cert show", NULL, 0, "show the KSWCRT in use",
      "Shows KSWCRT as it is in the token, and its PEM.\n", "tmkctl -c tmkd.conf cert show",
@@ -45,15 +43,13 @@ static const struct command commands[] = {
      OPTION_BIT(OPTION_FORMAT) | OPTION_BIT(OPTION_TMK) | OPTION_BIT(OPTION_ON_ERROR) |
          OPTION_BIT(OPTION_DRY_RUN),
      "add the terminals of a factory export",
-     "FILE, or - for standard input, is CSV with the header sn,public_key; public_key is the "
-     "base64\n"
-     "of the DER SubjectPublicKeyInfo of TKP_Pu. Each new terminal gets a TMK of the given type. "
-     "A\n"
-     "terminal that is there with the same key is left as it is.\n"
+     "FILE, or - for standard input, is CSV with the header sn,public_key;\n"
+     "public_key is the base64 of the DER SubjectPublicKeyInfo of TKP_Pu. Each new\n"
+     "terminal gets a TMK of the given type. A terminal that is there with the same\n"
+     "key is left as it is.\n"
      "\n"
-     "A bad row is reported as FILE:LINE: reason. With --on-error skip the bad rows are written "
-     "to\n"
-     "FILE.rejected, and the exit status is 1 if there were any.\n",
+     "A bad row is reported as FILE:LINE: reason. With --on-error skip the bad rows\n"
+     "are written to FILE.rejected, and the exit status is 1 if there were any.\n",
      "tmkctl -c tmkd.conf terminal import factory.csv --tmk aes256 --dry-run",
      command_terminal_import},
     {"terminal add", "SN", OPTION_BIT(OPTION_KEY) | OPTION_BIT(OPTION_TMK), "add one terminal",
@@ -62,9 +58,9 @@ static const struct command commands[] = {
     {"terminal list", NULL, 0, "list all terminals", "In the order of their SN.\n",
      "tmkctl -c tmkd.conf terminal list --json", command_terminal_list},
     {"terminal show", "SN", 0, "show one terminal",
-     "The status of its TMK is none, ready (never delivered), delivered (sent, not confirmed) or\n"
-     "confirmed (the terminal has it). Why a download was rejected, the audit log says: audit "
-     "list.\n",
+     "The status of its TMK is none, ready (never delivered), delivered (sent, not\n"
+     "confirmed) or confirmed (the terminal has it). Why a download was rejected,\n"
+     "the audit log says: audit list.\n",
      "tmkctl -c tmkd.conf terminal show POS-0001", command_terminal_show},
     {"terminal disable", "SN", 0, "reject the downloads of a terminal",
      "Takes effect at its next download. See terminal enable.\n",
@@ -72,14 +68,15 @@ static const struct command commands[] = {
     {"terminal enable", "SN", 0, "allow them again", "Takes back terminal disable.\n",
      "tmkctl -c tmkd.conf terminal enable POS-0001", command_terminal_enable},
     {"terminal reopen", "SN", 0, "allow the same TMK once more",
-     "A terminal that has confirmed its TMK is rejected until this is run: for one that lost it.\n",
+     "A terminal that has confirmed its TMK is rejected until this is run: for one\n"
+     "that lost it.\n",
      "tmkctl -c tmkd.conf terminal reopen POS-0001", command_terminal_reopen},
     {"tmk show", "SN", 0, "show what may be said of a terminal's TMK",
      "Type, version, KCV, store, and when it was delivered and confirmed.\n",
      "tmkctl -c tmkd.conf tmk show POS-0001", command_tmk_show},
     {"audit list", NULL, 0, "list the audit log",
-     "All records, the oldest first. A download that was refused is there, with the reason, which\n"
-     "the terminal is not told.\n",
+     "All records, the oldest first. A download that was refused is there, with the\n"
+     "reason, which the terminal is not told.\n",
      "tmkctl -c tmkd.conf audit list", command_audit_list},
     {"audit verify", NULL, 0, "check that the audit log is whole",
      "Computes the hash chain again and checks its seals with the token.\n",

@@ -25,17 +25,16 @@ static const struct option_text texts[OPTION_COUNT] = {
     [OPTION_PRKS] = {"prks", "KEY", "rsa:2048|rsa:3072|rsa:4096|ec:p256",
                      "rsa:2048 (default), rsa:3072, rsa:4096 or ec:p256"},
     [OPTION_TMK_STORE] = {"tmk-store", "STORE", "token|wrapped",
-                          "token (default): objects of the token; wrapped: in the registry"},
+                          "token (default) or wrapped: in the registry"},
     [OPTION_LISTEN] = {"listen", "ADDR:PORT", NULL,
                        "where tmkd will serve (default 127.0.0.1:7443)"},
     [OPTION_SUBJECT] = {"subject", "NAME", NULL, "who the certificate is for (default CN=tmkd)"},
     [OPTION_KEY] = {"key", "FILE", NULL, "PEM public key or certificate of the terminal"},
     [OPTION_TMK] = {"tmk", "TYPE", "des2|des3|aes128|aes192|aes256|none",
-                    "TMK to make: aes128 (default), aes192, aes256, des2, des3 or none"},
+                    "aes128 (default), aes192, aes256, des2, des3 or none"},
     [OPTION_FORMAT] = {"format", "FORMAT", "csv", "csv, the default and the only one"},
-    [OPTION_ON_ERROR] =
-        {"on-error", "WHAT", "stop|skip",
-         "stop (default): one bad row and nothing is imported; skip: the others are"},
+    [OPTION_ON_ERROR] = {"on-error", "WHAT", "stop|skip",
+                         "at a bad row stop (default) and import nothing, or skip it"},
     [OPTION_DRY_RUN] = {"dry-run", NULL, NULL, "only check; change nothing"},
 };
 

@@ -27,13 +27,12 @@ static const struct command {
     const char *needs; /* and of those that must be there */
     int (*run)(const struct options *options);
 } commands[] = {
-    {"init", "DIR --sn SN [--key rsa:2048|rsa:3072|rsa:4096] [--import FILE] [--module FILE]",
+    {"init", "DIR --sn SN [OPTION...]",
      "make a terminal in DIR, with a TKP of its own or one from a PEM file",
      "tmkpos init pos --sn POS-0001 --key rsa:3072", "nkim", "n", command_init},
     {"export", "DIR [--json]", "print the CSV that tmkctl terminal import takes",
      "tmkpos export pos > pos.csv", "j", "", command_export},
-    {"download", "DIR --server HOST:PORT --root FILE [--timeout SECONDS] [--json] [--verbose]",
-     "fetch the TMK from tmkd",
+    {"download", "DIR --server HOST:PORT --root FILE [OPTION...]", "fetch the TMK from tmkd",
      "tmkpos download pos --server 127.0.0.1:7443 --root lab/ksrcrt.pem --verbose", "srtjv", "sr",
      command_download},
     {"show", "DIR [--json]", "print SN, key, and TMK type, version and KCV", "tmkpos show pos", "j",
@@ -61,10 +60,10 @@ static const struct option_text {
 } option_texts[] = {
     {'n', "SN", "serial number: 1 to 64 characters, without blanks"},
     {'k', "KEY", "TKP to make: rsa:2048 (default), rsa:3072 or rsa:4096"},
-    {'i', "FILE", "a TKP to take in instead: a private key in PEM, without a passphrase"},
-    {'m', "FILE", "PKCS#11 module of the token (default " SOFTHSM_MODULE ")"},
-    {'s', "HOST:PORT", "where tmkd is: a name or an address, and a port of 1 to 65535"},
-    {'r', "FILE", "the root certificate in PEM that KSWCRT must chain to, KSRCRT"},
+    {'i', "FILE", "a TKP to take in: private key, PEM, no passphrase"},
+    {'m', "FILE", "PKCS#11 module of the token (default SoftHSM's)"},
+    {'s', "HOST:PORT", "where tmkd is: name or address, port 1 to 65535"},
+    {'r', "FILE", "KSRCRT in PEM: the root that KSWCRT must chain to"},
     {'t', "SECONDS", "for the whole download: 1 to 3600 (default 30)"},
     {'j', "", "print JSON, for scripts"},
     {'v', "", "show each step, in the patent's terms"},
