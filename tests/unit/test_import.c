@@ -125,6 +125,26 @@ static void bom_and_crlf_are_accepted(void **state)
     assert_end(&csv, file);
 }
 
+/* As tmkpos export writes them. */
+static void sn_in_quotes(void **state)
+{
+    struct csv csv;
+    FILE *file = start(*state,
+                       "sn,public_key\n"
+                       "\"POS-1\",KEY\n"
+                       "\"A,\"\"2\"\"\",KEY\n"
+                       "\"POS-3,KEY\n"
+                       "\"POS-4\"x,KEY\n"
+                       "\"\",KEY\n",
+                       &csv);
+    assert_row(&csv, "POS-1", 2);
+    assert_row(&csv, "A,\"2\"", 3);
+    assert_bad_row(&csv, 4, "an SN is");
+    assert_bad_row(&csv, 5, "two fields");
+    assert_bad_row(&csv, 6, "an SN is");
+    assert_end(&csv, file);
+}
+
 static void last_newline_may_be_missing(void **state)
 {
     struct csv csv;
@@ -169,7 +189,7 @@ static void bad_rows_do_not_hide_the_next(void **state)
     struct csv csv;
     FILE *file = start(*state,
                        "sn,public_key\n"
-                       "\"POS-1\",KEY\n"
+                       "POS\"1,KEY\n"
                        "POS-2\n"
                        "POS-3,KEY,x\n"
                        "\n"
@@ -505,6 +525,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(rows_are_read),
         cmocka_unit_test(bom_and_crlf_are_accepted),
+        cmocka_unit_test(sn_in_quotes),
         cmocka_unit_test(last_newline_may_be_missing),
         cmocka_unit_test(header_alone_has_no_rows),
         cmocka_unit_test(other_headers_are_refused),

@@ -63,14 +63,33 @@ int csv_start(FILE *file, struct csv *ret_csv)
     return 0;
 }
 
-static int read_sn(const char *text, size_t len, struct csv_row *row)
+/* Copies the first field as far as it fits, and returns what follows it. In quotes it may hold a
+ * comma, and a quotation mark written as two (RFC 4180, 2.5 to 2.7). */
+static const char *take_field(const char *text, char *ret_field, size_t size)
 {
-    if (len <= SN_MAX) {
-        memcpy(row->sn, text, len);
-        row->sn[len] = '\0';
+    size_t len = 0;
+    int quoted = *text == '"';
+
+    for (text += quoted; *text && (quoted || *text != ','); text++) {
+        if (quoted && *text == '"' && *++text != '"')
+            break;
+        if (len < size - 1)
+            ret_field[len++] = *text;
     }
-    if (len > SN_MAX || !sn_is_valid(row->sn))
+    ret_field[len] = '\0';
+    return text;
+}
+
+static int read_sn(const char *text, struct csv_row *row, const char **ret_rest)
+{
+    char sn[SN_MAX + 2]; /* one more, so that a longer one shows */
+
+    *ret_rest = take_field(text, sn, sizeof(sn));
+    if (text[0] != '"' && strchr(sn, '"'))
+        return fail(FAIL_MALFORMED, "a quotation mark in an SN without quotes around it");
+    if (!sn_is_valid(sn))
         return fail(FAIL_MALFORMED, "an SN is 1 to %d characters, without blanks", SN_MAX);
+    strcpy(row->sn, sn);
     return 0;
 }
 
@@ -86,16 +105,16 @@ static int read_key(const char *text, struct csv_row *row)
 
 static int split_line(const char *text, struct csv_row *row)
 {
-    const char *comma = strchr(text, ',');
+    const char *rest = NULL;
 
     if (text[0] == '\0')
         return fail(FAIL_MALFORMED, "an empty line");
-    if (strchr(text, '"'))
-        return fail(FAIL_MALFORMED, "a quotation mark; write the fields without any");
-    if (!comma || strchr(comma + 1, ','))
+    int rc = read_sn(text, row, &rest);
+    if (rc < 0)
+        return rc;
+    if (rest[0] != ',' || strchr(rest + 1, ','))
         return fail(FAIL_MALFORMED, "not two fields; a row is %s", header);
-    int rc = read_sn(text, (size_t)(comma - text), row);
-    return rc < 0 ? rc : read_key(comma + 1, row);
+    return read_key(rest + 1, row);
 }
 
 int csv_next(struct csv *csv, struct csv_row *ret_row)

@@ -3,7 +3,8 @@
 
 /*
  * The factory's export, a row at a time: header `sn,public_key`, then SN and the base64 of the DER
- * SubjectPublicKeyInfo of TKP_Pu. A UTF-8 byte order mark and CRLF are accepted, quotes are not.
+ * SubjectPublicKeyInfo of TKP_Pu. A UTF-8 byte order mark and CRLF are accepted, and an SN in
+ * quotes (RFC 4180): it may have a comma in it.
  */
 
 #include <stdint.h>
