@@ -164,7 +164,8 @@ static int prepare_row(struct import *import, struct station *station, size_t ro
     int rc = read_row(json_array_get(import->rows, row), &candidate->terminal);
     if (rc == 0)
         rc = check_new(station->registry, &candidate->terminal, &same);
-    if (rc < 0 && !is_the_rows_fault(rc))
+    /* FAIL_SEAL here is of the row that is there already, damaged. */
+    if (rc < 0 && !is_the_rows_fault(rc) && rc != FAIL_SEAL)
         return rc;
     if (json_array_append_new(import->results, result_of(rc, same)) < 0)
         return fail(FAIL_MEMORY, "no memory for the results");

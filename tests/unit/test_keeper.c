@@ -1623,6 +1623,19 @@ static void test_bad_rows_stand_alone(void **state)
     assert_int_equal(count_tmks(place), 1);
 }
 
+/* A row that was damaged in the registry does not keep the others out. */
+static void test_damaged_row_stands_alone(void **state)
+{
+    struct place *place = *state;
+    import_one(place, "SN-1", tkp[0], "aes128");
+    edit(place, "UPDATE terminal SET spki = x'00' WHERE sn = 'SN-1'");
+    json_t *rows = json_pack("[o, o]", make_row("SN-1", tkp[0]), make_row("SN-2", tkp[1]));
+    json_t *results = import_rows(place, "aes128", rows);
+    assert_result(results, 0, "seal");
+    assert_result(results, 1, "added");
+    json_decref(results);
+}
+
 static void test_undo_leaves_nothing(void **state)
 {
     struct place *place = *state;
@@ -2154,6 +2167,7 @@ int main(void)
         TOKEN(test_duplicates_inside_one_request),
         TOKEN(test_import_again),
         TOKEN(test_bad_rows_stand_alone),
+        TOKEN(test_damaged_row_stands_alone),
         TOKEN(test_undo_leaves_nothing),
         TOKEN(test_undo_after_writing),
         TOKEN(test_undo_leaves_the_tmk_of_another),
