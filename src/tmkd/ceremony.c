@@ -417,7 +417,7 @@ int ceremony_run(const char *conf_path)
     }
     if (rc == 0)
         status = serve(&room, fd) == 0 ? EXIT_STOPPED : EXIT_FAILED;
-    else
+    else if (house_refuse(HOUSE_FD) < 0)
         log_error("%s", fail_text());
     conf_free(conf);
     return status;

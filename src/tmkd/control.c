@@ -17,6 +17,8 @@
 #include "tmkd/operation.h"
 #include "tmkd/reply.h"
 
+enum { PEERS_MAX = 32, PAUSE_SECONDS = 1 };
+
 struct peer {
     struct peer *prev, *next;
     struct control *control;
@@ -37,7 +39,9 @@ struct control {
     const struct conf *conf;
     struct crew *crew;
     struct event *listener;
+    struct event *pause_over;
     struct peer *peers;
+    size_t peer_count;
 };
 
 static void peer_free(struct peer *peer)
@@ -66,6 +70,7 @@ static void peer_close(struct peer *peer)
         event_del(peer->writable);
     } else {
         DL_DELETE(peer->control->peers, peer);
+        peer->control->peer_count--;
         peer_free(peer);
     }
     if (gone)
@@ -117,22 +122,30 @@ static int peer_start(struct peer *peer, const char *line, size_t len)
     return rc;
 }
 
+/* One operation at a time, and none for a peer that does not take his answers. */
+static int may_work(const struct peer *peer)
+{
+    return !peer->busy && evbuffer_get_length(peer->out) == 0;
+}
+
 /* Takes the lines that are there, up to one whose operation is under way. */
 static void peer_work(struct peer *peer)
 {
     size_t len;
     char *line;
-    while (!peer->busy && (line = evbuffer_readln(peer->in, &len, EVBUFFER_EOL_LF)) != NULL) {
+    while (may_work(peer) && (line = evbuffer_readln(peer->in, &len, EVBUFFER_EOL_LF)) != NULL) {
         int rc = peer_start(peer, line, len);
         free(line);
         peer->busy = rc == 0;
         if (rc < 0 && peer_send(peer, reply_error(rc, fail_text())) < 0)
             return;
     }
-    if (peer->busy)
+    if (!may_work(peer))
         event_del(peer->readable);
     else if (evbuffer_get_length(peer->in) > CONTROL_LINE_MAX)
         peer_close(peer);
+    else
+        event_add(peer->readable, NULL);
 }
 
 static void operation_answered(void *context, json_t *answer)
@@ -145,7 +158,6 @@ static void operation_answered(void *context, json_t *answer)
         peer_close(peer);
         return;
     }
-    event_add(peer->readable, NULL);
     if (peer_send(peer, answer) == 0)
         peer_work(peer);
 }
@@ -164,9 +176,11 @@ static void on_readable(evutil_socket_t fd, short what, void *context)
 
 static void on_writable(evutil_socket_t fd, short what, void *context)
 {
+    struct peer *peer = context;
     (void)fd;
     (void)what;
-    peer_flush(context);
+    if (peer_flush(peer) == 0)
+        peer_work(peer);
 }
 
 int control_actor(int fd, char *ret_actor, size_t size)
@@ -209,8 +223,37 @@ int control_add_peer(struct control *control, int fd, control_gone *gone, void *
     }
     evutil_make_socket_nonblocking(fd);
     DL_APPEND(control->peers, peer);
+    control->peer_count++;
     event_add(peer->readable, NULL);
     return 0;
+}
+
+/* The descriptors are the token's before they are an operator's: without a limit, forgotten
+ * connections would starve SoftHSM, whose keys then fail for ever (design 12). */
+static void turn_away(int fd)
+{
+    static const char answer[] =
+        "{\"error\":\"the keeper has as many control connections as it takes; "
+        "close some\",\"code\":\"busy\"}\n";
+    send(fd, answer, sizeof(answer) - 1, MSG_NOSIGNAL | MSG_DONTWAIT);
+    close(fd);
+}
+
+/* Without a free descriptor the connection stays in the queue: look again later, not at once. */
+static void pause_accepting(struct control *control)
+{
+    const struct timeval pause = {.tv_sec = PAUSE_SECONDS};
+    log_warning("control socket: %s", strerror(errno));
+    event_del(control->listener);
+    event_add(control->pause_over, &pause);
+}
+
+static void on_pause_over(evutil_socket_t fd, short what, void *context)
+{
+    struct control *control = context;
+    (void)fd;
+    (void)what;
+    event_add(control->listener, NULL);
 }
 
 static void on_connection(evutil_socket_t fd, short what, void *context)
@@ -219,12 +262,13 @@ static void on_connection(evutil_socket_t fd, short what, void *context)
     (void)what;
     int peer = accept4(fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
     if (peer < 0) {
-        if (errno != EAGAIN && errno != ECONNABORTED)
-            log_warning("control socket: %s", strerror(errno));
-        return;
-    }
-    if (control_add_peer(control, peer, NULL, NULL) < 0)
+        if (errno != EAGAIN && errno != ECONNABORTED && errno != EINTR)
+            pause_accepting(control);
+    } else if (control->peer_count >= PEERS_MAX) {
+        turn_away(peer);
+    } else if (control_add_peer(control, peer, NULL, NULL) < 0) {
         log_warning("control socket: %s", fail_text());
+    }
 }
 
 int control_new(struct event_base *base, const struct conf *conf, struct crew *crew,
@@ -244,7 +288,8 @@ int control_add_listener(struct control *control, int fd)
 {
     evutil_make_socket_nonblocking(fd);
     control->listener = event_new(control->base, fd, EV_READ | EV_PERSIST, on_connection, control);
-    if (!control->listener || event_add(control->listener, NULL) < 0) {
+    control->pause_over = evtimer_new(control->base, on_pause_over, control);
+    if (!control->listener || !control->pause_over || event_add(control->listener, NULL) < 0) {
         close(fd);
         return fail(FAIL_MEMORY, "no memory for the control socket");
     }
@@ -266,5 +311,7 @@ void control_free(struct control *control)
         close(event_get_fd(control->listener));
         event_free(control->listener);
     }
+    if (control->pause_over)
+        event_free(control->pause_over);
     free(control);
 }

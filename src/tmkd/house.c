@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <stddef.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -79,6 +80,13 @@ int house_send_kind(int fd, enum house_kind kind, int passed_fd)
     return house_send(fd, &message, passed_fd);
 }
 
+int house_refuse(int fd)
+{
+    struct house_message message = {.kind = HOUSE_REFUSED};
+    snprintf(message.sentence, sizeof(message.sentence), "%s", fail_text());
+    return house_send(fd, &message, -1);
+}
+
 static int passed_descriptor(struct msghdr *header)
 {
     int fd = -1;
@@ -92,7 +100,8 @@ static int passed_descriptor(struct msghdr *header)
 static int house_message_is_whole(const struct house_message *message, size_t len, int flags)
 {
     return len == sizeof(*message) && !(flags & (MSG_TRUNC | MSG_CTRUNC)) &&
-           message->kind >= HOUSE_SETTINGS && message->kind <= HOUSE_READY;
+           message->kind >= HOUSE_SETTINGS && message->kind <= HOUSE_REFUSED &&
+           message->sentence[HOUSE_SENTENCE_MAX - 1] == 0;
 }
 
 int house_receive(int fd, struct house_message *ret_message, int *ret_fd)

@@ -17,7 +17,7 @@
 
 #include "wire/message.h"
 
-enum { HOUSE_FD = 3, HOUSE_LISTEN_MAX = 8 };
+enum { HOUSE_FD = 3, HOUSE_LISTEN_MAX = 8, HOUSE_SENTENCE_MAX = 512 };
 
 enum house_kind {
     HOUSE_SETTINGS = 1, /* to the listener, first: struct listener_settings */
@@ -27,6 +27,7 @@ enum house_kind {
     HOUSE_CONTROL_PEER, /* to a private keeper, with a connected control stream; ends with it */
     HOUSE_STOP,         /* to both: finish what is in flight, then exit 0 */
     HOUSE_READY,        /* from both: serving */
+    HOUSE_REFUSED,      /* from a keeper or ceremony: it cannot start, and sentence says why */
 };
 
 struct listener_settings {
@@ -44,11 +45,15 @@ struct listener_settings {
 struct house_message {
     uint32_t kind;
     struct listener_settings settings; /* HOUSE_SETTINGS only, else zero */
+    char sentence[HOUSE_SENTENCE_MAX]; /* HOUSE_REFUSED only, else zero */
 };
 
 /* passed_fd: a descriptor that goes along, or -1; it stays open here. FAIL_CLOSED, FAIL_SYSTEM. */
 int house_send(int fd, const struct house_message *message, int passed_fd);
 int house_send_kind(int fd, enum house_kind kind, int passed_fd);
+
+/* HOUSE_REFUSED with this thread's fail_text(): whoever started the process tells it on, once. */
+int house_refuse(int fd);
 
 /* *ret_fd: the descriptor that came along (close-on-exec), or -1. FAIL_CLOSED at the end,
  * FAIL_BUSY when a non-blocking fd has nothing, FAIL_MALFORMED for another size or kind. */

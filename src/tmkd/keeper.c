@@ -116,6 +116,7 @@ static void wait_for_room(struct keeper *keeper, const struct keeper_answer *ans
     waiting->answer = *answer;
     LL_APPEND(keeper->waiting, waiting);
     event_add(keeper->room, NULL);
+    event_del(keeper->requests); /* who does not take his answers asks for no more */
 }
 
 static void send_answer(void *context, const struct keeper_answer *answer)
@@ -148,6 +149,7 @@ static void on_room(evutil_socket_t fd, short what, void *context)
         LL_DELETE(keeper->waiting, first);
         free(first);
     }
+    event_add(keeper->requests, NULL);
 }
 
 static void on_request(evutil_socket_t fd, short what, void *context)
@@ -155,7 +157,7 @@ static void on_request(evutil_socket_t fd, short what, void *context)
     struct keeper *keeper = context;
     struct keeper_request request;
     (void)what;
-    for (int i = 0; i < REQUESTS_A_TURN && keeper->channel == fd; i++) {
+    for (int i = 0; i < REQUESTS_A_TURN && keeper->channel == fd && !keeper->waiting; i++) {
         int rc = channel_receive_request(fd, &request);
         if (rc == FAIL_BUSY)
             return;
@@ -167,15 +169,27 @@ static void on_request(evutil_socket_t fd, short what, void *context)
     }
 }
 
-static int open_channel(struct keeper *keeper, int fd)
+/* A certificate that is out of its time is served all the same: the terminals judge it, by their
+ * own clocks, and the operator is told. */
+static int check_chain(struct keeper *keeper)
 {
     struct cert_chain chain;
     vault_chain(&keeper->vault, &chain);
-    if (chain.count == 0) {
-        close(fd);
+    if (chain.count == 0)
         return fail(FAIL_CONFIG,
                     "the token has no KSWCRT: take the output of 'tmkctl cert request' "
                     "to your CA, and 'tmkctl cert install' what it gives");
+    if (kswcrt_check(&chain, time(NULL)) < 0)
+        log_warning("terminals will refuse this server: %s", fail_text());
+    return 0;
+}
+
+static int open_channel(struct keeper *keeper, int fd)
+{
+    int rc = check_chain(keeper);
+    if (rc < 0) {
+        close(fd);
+        return rc;
     }
     close_channel(keeper);
     evutil_make_socket_nonblocking(fd);
@@ -324,7 +338,8 @@ static void on_house(evutil_socket_t fd, short what, void *context)
     else if (rc == FAIL_CLOSED)
         end(keeper, EXIT_STOPPED); /* the supervisor is gone, and so are we */
     if (rc < 0 && rc != FAIL_CLOSED) {
-        log_error("%s", fail_text());
+        if (house_refuse(fd) < 0)
+            log_error("%s", fail_text());
         end(keeper, EXIT_REFUSED);
     }
 }
@@ -444,7 +459,8 @@ int keeper_run(const char *conf_path)
     if (rc == 0)
         rc = open_keeper(&keeper);
     if (rc < 0) {
-        log_error("%s", fail_text());
+        if (house_refuse(HOUSE_FD) < 0)
+            log_error("%s", fail_text());
         keeper.status = EXIT_REFUSED;
     } else if (event_base_dispatch(keeper.base) < 0) {
         keeper.status = EXIT_FAILED;

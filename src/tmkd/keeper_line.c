@@ -48,10 +48,10 @@ static void detach(struct keeper_line *line)
     forget_abandoned(line);
 }
 
-static void lose(struct keeper_line *line)
+static void lose(struct keeper_line *line, int why)
 {
     detach(line);
-    line->lost(line->context);
+    line->lost(line->context, why);
 }
 
 /* Hands on what has come. FAIL_BUSY when that was all, FAIL_CLOSED and others when there will be
@@ -76,9 +76,7 @@ static void on_readable(evutil_socket_t fd, short what, void *context)
     int rc = receive(line);
     if (rc == 0 || rc == FAIL_BUSY)
         return;
-    if (rc != FAIL_CLOSED)
-        log_error("the keeper's line is given up: %s", fail_text());
-    lose(line);
+    lose(line, rc);
 }
 
 static int send_abandon(const struct keeper_line *line, uint64_t handshake)
@@ -140,7 +138,7 @@ int keeper_line_attach(struct keeper_line *line, int fd)
     if (line->fd >= 0) {
         while (receive(line) == 0) /* a keeper's last answers are still good */
             continue;
-        lose(line);
+        lose(line, FAIL_CLOSED);
     }
     line->fd = fd;
     line->readable = event_new(line->base, fd, EV_READ | EV_PERSIST, on_readable, line);

@@ -13,7 +13,9 @@
 struct keeper_line;
 
 typedef void keeper_line_answer(void *context, const struct keeper_answer *answer);
-typedef void keeper_line_lost(void *context); /* what was asked will not be answered */
+/* What was asked will not be answered. why: FAIL_CLOSED when the keeper is gone or another has
+ * come; else the line could not be used, and no other will come while this listener lives. */
+typedef void keeper_line_lost(void *context, int why);
 
 int keeper_line_new(struct event_base *base, keeper_line_answer *answer, keeper_line_lost *lost,
                     void *context, struct keeper_line **ret_line);

@@ -150,10 +150,20 @@ static void on_answer(void *context, const struct keeper_answer *answer)
         connection_answer(guest->connection, answer);
 }
 
-static void on_keeper_lost(void *context)
+/* The supervisor then starts another listener. */
+static void give_up(struct listener *l)
+{
+    log_error("%s; this listener ends, a new one takes over", fail_text());
+    l->status = EXIT_FAILED;
+    event_base_loopbreak(l->base);
+}
+
+static void on_keeper_lost(void *context, int why)
 {
     struct listener *l = context;
     struct guest *guest, *next;
+    if (why != FAIL_CLOSED)
+        give_up(l);
     HASH_ITER(hh, l->guests, guest, next)
     connection_lose_keeper(guest->connection);
 }
@@ -212,7 +222,7 @@ static void take_order(struct listener *l, enum house_kind kind, int fd)
     if (kind == HOUSE_LISTEN && fd >= 0)
         add_acceptor(l, fd);
     else if (kind == HOUSE_CHANNEL && fd >= 0 && keeper_line_attach(l->line, fd))
-        log_error("%s", fail_text());
+        give_up(l);
     else if (kind == HOUSE_STOP)
         stop(l);
 }

@@ -310,10 +310,15 @@ static int work_write(struct job *job, struct station *station)
     return operation->kind->write(operation, station);
 }
 
+static int is_dry_run(const struct operation *operation)
+{
+    return operation->import && request_flag(operation->request, "dry_run");
+}
+
 static void was_read(struct job *job)
 {
     struct operation *operation = (struct operation *)job;
-    if (job->rc == 0 && operation->kind->write && !request_flag(operation->request, "dry_run")) {
+    if (job->rc == 0 && operation->kind->write && !is_dry_run(operation)) {
         job->work = work_write;
         job->done = written;
         int rc = crew_write(operation->crew, job);

@@ -25,7 +25,15 @@ struct preparation {
     struct message challenge;
 };
 
-static const char *reason_against(const struct vault *vault, const struct terminal *terminal)
+/* A TMK that should be in the token and is not: an operator's affair, not a stranger's. */
+static int lacks_tmk(struct vault *vault, const struct terminal *terminal)
+{
+    token_handle tmk;
+    return terminal->store == TMK_STORE_TOKEN &&
+           vault_find_tmk(vault, terminal->sn, terminal->tmk.version, &tmk) < 0;
+}
+
+static const char *reason_against(struct vault *vault, const struct terminal *terminal)
 {
     if (terminal->state != TERMINAL_ENABLED)
         return "the terminal is disabled";
@@ -33,6 +41,8 @@ static const char *reason_against(const struct vault *vault, const struct termin
         return "the terminal has no TMK";
     if (terminal->status == DELIVERY_CONFIRMED && !vault->redeliver_always)
         return "the TMK is confirmed already: reopen it, or rotate";
+    if (lacks_tmk(vault, terminal))
+        return "the token has no TMK of this SN and version";
     return "";
 }
 

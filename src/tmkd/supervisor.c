@@ -291,6 +291,8 @@ static void hear(struct supervisor *s, struct child *child)
         close(passed);
     if (message.kind == HOUSE_READY)
         child->ready = 1;
+    if (message.kind == HOUSE_REFUSED)
+        log_error("the %s cannot go on: %s", child->role, message.sentence);
     hand_over_channel(s);
     if (s->keeper.ready && s->listener.ready && !s->announced && !s->stopping)
         announce(s);
@@ -320,7 +322,6 @@ static void child_has_ended(struct supervisor *s, struct child *child, int statu
             s->status = 1;
         }
     } else if (!s->announced && has_refused(child, status)) {
-        log_error("the %s cannot start; see its lines above", child->role);
         s->status = 1;
         stop(s);
     } else {

@@ -304,7 +304,7 @@ def test_keeper_out_of_descriptors(server, keys):
     assert server.tmk_status("S-1") == "confirmed"
 
 
-HOUSE_CHANNEL = struct.pack("=10I256s", 3, *[0] * 9, b"")  # struct house_message of tmkd/house.h
+HOUSE_CHANNEL = struct.pack("=10I256s512s", 3, *[0] * 9, b"", b"")  # struct house_message
 
 
 def test_keeper_ends_with_a_channel_it_cannot_use(make_server):
@@ -318,7 +318,7 @@ def test_keeper_ends_with_a_channel_it_cannot_use(make_server):
     ) as keeper, house[0]:  # closed first: then it ends whatever happens
         house[1].close()
         socket.send_fds(house[0], [HOUSE_CHANNEL], [channel[1].fileno()])
-        assert house[0].recv(1024)  # ready
+        assert house[0].recv(4096)  # ready
         channel[0].send(b"not a request")
         assert keeper.wait(30) == 1
 

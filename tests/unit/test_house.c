@@ -137,7 +137,11 @@ static void refuses_house_messages_of_other_size_or_kind(void **state)
     sent.message.kind = 0;
     send_raw(pair[0], &sent, sizeof(sent.message), 1);
     assert_int_equal(house_receive(pair[1], &got, &fd), FAIL_MALFORMED);
-    sent.message.kind = HOUSE_READY + 1;
+    sent.message.kind = HOUSE_REFUSED + 1;
+    send_raw(pair[0], &sent, sizeof(sent.message), 0);
+    assert_int_equal(house_receive(pair[1], &got, &fd), FAIL_MALFORMED);
+    sent.message.kind = HOUSE_REFUSED;
+    memset(sent.message.sentence, 'x', sizeof(sent.message.sentence)); /* without an end */
     send_raw(pair[0], &sent, sizeof(sent.message), 0);
     assert_int_equal(house_receive(pair[1], &got, &fd), FAIL_MALFORMED);
 

@@ -885,6 +885,20 @@ static void test_decoy_holds_nothing_of_the_terminal(void **state)
     assert_offer_opens(place, "SN-1", tkp[0], &good);
 }
 
+/* Not `internal`, which would show a stranger that the SN exists (design 10.4). */
+static void test_token_tmk_that_is_gone(void **state)
+{
+    struct place *place = *state;
+    token_handle tmk = 0;
+    import_one(place, "SN-1", tkp[0], "aes128");
+    assert_int_equal(vault_find_tmk(&place->vault, "SN-1", 1, &tmk), 0);
+    assert_int_equal(token_destroy(place->vault.session, tmk), 0);
+    reopen_vault(place);
+    struct offer offer = prepare(place, "SN-1");
+    assert_string_equal(offer.reason, "the token has no TMK of this SN and version");
+    assert_false(opens_with(tkp[0], &offer));
+}
+
 static void test_edits_of_the_registry(void **state)
 {
     static const char *const edits[] = {
@@ -2142,6 +2156,7 @@ int main(void)
         TOKEN(test_offers_differ),
         TOKEN(test_decoy_does_the_same_work),
         TOKEN(test_decoy_holds_nothing_of_the_terminal),
+        TOKEN(test_token_tmk_that_is_gone),
         TOKEN(test_edits_of_the_registry),
         TOKEN(test_swapped_rows),
         TOKEN(test_redelivery),

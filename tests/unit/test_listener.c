@@ -465,6 +465,7 @@ static void turns_away_with_busy(void **state)
 struct line_room {
     struct event_base *base;
     struct keeper_line *line;
+    int why; /* of the last loss */
     int keeper; /* the other end */
     int answers, lost;
 };
@@ -476,10 +477,11 @@ static void count_answer(void *context, const struct keeper_answer *got)
     room->answers++;
 }
 
-static void count_lost(void *context)
+static void count_lost(void *context, int why)
 {
     struct line_room *room = context;
     room->lost++;
+    room->why = why;
 }
 
 static void attach(struct line_room *room)
@@ -527,6 +529,7 @@ static void is_busy_without_a_keeper(void **state)
     close(room->keeper);
     line_turn(room);
     assert_int_equal(room->lost, 1);
+    assert_int_equal(room->why, FAIL_CLOSED);
     assert_int_equal(keeper_line_ask(room->line, &request), FAIL_BUSY);
     room->keeper = -1;
 }
@@ -554,6 +557,7 @@ static void gives_up_a_keeper_that_talks_nonsense(void **state)
     line_turn(room);
     assert_int_equal(room->answers, 0);
     assert_int_equal(room->lost, 1);
+    assert_int_equal(room->why, FAIL_MALFORMED);
 }
 
 static void abandons_later_when_the_keeper_is_slow(void **state)

@@ -122,6 +122,8 @@ static int write_all(int fd, const char *bytes, size_t len)
         ssize_t sent = send(fd, bytes, len, MSG_NOSIGNAL);
         if (sent < 0 && errno == EINTR && interrupt_check() == 0)
             continue;
+        if (sent < 0 && errno == EPIPE)
+            return 0; /* it may have said why before it closed; else the answer is missed */
         if (sent < 0)
             return lost();
         bytes += sent;

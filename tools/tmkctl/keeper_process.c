@@ -132,6 +132,8 @@ static int wait_ready(int house)
         close(fd);
     if (rc < 0)
         return rc;
+    if (message.kind == HOUSE_REFUSED)
+        return fail(FAIL_CONFIG, "%s", message.sentence);
     return message.kind == HOUSE_READY ? 0
                                        : fail(FAIL_MALFORMED,
                                               "it said %u before it was ready; are "
@@ -155,6 +157,7 @@ static int hand_over_stream(int house, int *ret_stream)
 
 static int introduce(const char *role, struct keeper_process *keeper, int *ret_stream)
 {
+    char why[HOUSE_SENTENCE_MAX];
     int stream = -1;
     int rc = hand_over_stream(keeper->house, &stream);
     if (rc == 0)
@@ -166,9 +169,11 @@ static int introduce(const char *role, struct keeper_process *keeper, int *ret_s
     if (stream >= 0)
         close(stream);
     shutdown(keeper->house, SHUT_RDWR);
+    snprintf(why, sizeof(why), "%s", fail_text());
+    int ended = keeper_process_wait(keeper);
     if (rc != FAIL_CLOSED)
-        return keeper_process_wait(keeper), rc;
-    if (keeper_process_wait(keeper) == 0)
+        return fail(rc, "%s", why);
+    if (ended == 0)
         fail(rc, "it ended before it was ready");
     return fail_in(rc, "cannot start tmkd's %s", role);
 }
