@@ -9,8 +9,4 @@
 int c1_sign(struct token_session *session, const struct keyring *keyring,
             const uint8_t m1[static M1_LEN], uint8_t ret_c1[static RSA_BLOCK_MAX], size_t *ret_len);
 
-/* 0 when the leaf of keyring->kswcrt opens c1 to m1, else FAIL_REFUSED. */
-int c1_verify(const struct keyring *keyring, const uint8_t m1[static M1_LEN], const uint8_t *c1,
-              size_t len);
-
 #endif

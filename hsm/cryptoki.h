@@ -9,6 +9,7 @@
 #include <p11-kit/pkcs11.h>
 
 #include "hsm/token.h"
+#include "wire/message.h"
 
 enum { RANDOM_BLOCK = 1024 };
 
@@ -80,5 +81,8 @@ int token_sign(struct token_session *session, CK_MECHANISM_TYPE mechanism, token
 int token_encrypt(struct token_session *session, CK_MECHANISM_TYPE mechanism, token_handle key,
                   const uint8_t *data, size_t data_len, uint8_t *ret_bytes, size_t size,
                   size_t *ret_len);
+
+/* CKK_DES2, CKK_DES3 or CKK_AES. */
+CK_KEY_TYPE tmk_key_type(enum tmk_type type);
 
 #endif

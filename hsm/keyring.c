@@ -2,10 +2,13 @@
 
 #include <string.h>
 
+#include <openssl/x509.h>
+
 #include "common/fail.h"
 #include "hsm/c1.h"
 #include "hsm/chain.h"
 #include "hsm/cryptoki.h"
+#include "wire/c1_open.h"
 
 #define COUNT(array) (sizeof(array) / sizeof((array)[0]))
 
@@ -222,6 +225,21 @@ static enum tmk_wrap best_wrap(struct token_session *session)
     return rv == CKR_OK && (info.flags & CKF_WRAP) ? TMK_WRAP_KWP : TMK_WRAP_KW;
 }
 
+/* Whether the leaf of the chain opens c1 to m1. */
+static int check_certificate(const struct cert_chain *chain, const uint8_t m1[static M1_LEN],
+                             const uint8_t *c1, size_t c1_len)
+{
+    size_t len;
+    const uint8_t *der = cert_chain_at(chain, 0, &len);
+    X509 *leaf = d2i_X509(NULL, &der, (long)len);
+    EVP_PKEY *puks = leaf ? X509_get0_pubkey(leaf) : NULL;
+    int rc = puks ? c1_open(puks, c1, c1_len, m1) : FAIL_REFUSED;
+    X509_free(leaf);
+    return rc == 0 ? 0
+                   : fail(FAIL_REFUSED, "KSWCRT in the token is not a certificate of PrKS; install "
+                                        "the right one with 'tmkctl cert install'");
+}
+
 /* A C1 over a fixed M1, opened with KSWCRT's key: PrKS works and the certificate is its own. */
 static int check_prks_signs(struct token_session *session, const struct keyring *keyring)
 {
@@ -229,7 +247,8 @@ static int check_prks_signs(struct token_session *session, const struct keyring 
     uint8_t c1[RSA_BLOCK_MAX];
     size_t len;
     int rc = c1_sign(session, keyring, m1, c1, &len);
-    return rc < 0 || keyring->kswcrt.count == 0 ? rc : c1_verify(keyring, m1, c1, len);
+    return rc < 0 || keyring->kswcrt.count == 0 ? rc
+                                                : check_certificate(&keyring->kswcrt, m1, c1, len);
 }
 
 int keyring_open(struct token_session *session, struct keyring *ret_keyring)

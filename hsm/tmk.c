@@ -33,7 +33,7 @@ static CK_MECHANISM_TYPE generation_of(enum tmk_type type)
     }
 }
 
-static CK_KEY_TYPE key_type_of(enum tmk_type type)
+CK_KEY_TYPE tmk_key_type(enum tmk_type type)
 {
     switch (type) {
     case TMK_DES2:
@@ -145,7 +145,7 @@ int tmk_unwrap(struct token_session *session, const struct keyring *keyring, enu
     CK_MECHANISM mechanism = {wrap_mechanism(wrap), NULL, 0};
     CK_ATTRIBUTE attributes[] = {
         ATTRIBUTE(CKA_CLASS, (CK_OBJECT_CLASS){CKO_SECRET_KEY}),
-        ATTRIBUTE(CKA_KEY_TYPE, (CK_KEY_TYPE){key_type_of(type)}),
+        ATTRIBUTE(CKA_KEY_TYPE, (CK_KEY_TYPE){tmk_key_type(type)}),
         ATTRIBUTE(CKA_TOKEN, token_false),
         TMK_ATTRIBUTES,
     };

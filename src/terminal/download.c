@@ -10,7 +10,7 @@
 #include "common/fail.h"
 #include "common/hex.h"
 #include "terminal/server_certificate.h"
-#include "terminal/server_proof.h"
+#include "wire/c1_open.h"
 #include "wire/transcript.h"
 
 enum { TEXT_MAX = 256, ABBREVIATED = 4 /* bytes of a random number shown to people */ };
@@ -128,7 +128,7 @@ static int check_server(struct download *download, const struct challenge *chall
     tell(download, "S305", "KSWCRT chains to KSRCRT; PuKS taken from it (%s, %d bits)",
          EVP_PKEY_get0_type_name(puks), EVP_PKEY_get_bits(puks));
     transcript_m1(download->hello.rnd1, download->h, m1);
-    rc = server_proof_check(puks, challenge->c1, challenge->c1_len, m1);
+    rc = c1_open(puks, challenge->c1, challenge->c1_len, m1);
     EVP_PKEY_free(puks);
     if (rc < 0)
         return fail_in(rc, "S306");

@@ -1,14 +1,18 @@
 #include "terminal/pkcs11_module.h"
 
-#include <limits.h>
+#include <stdio.h>
+#include <string.h>
 
 #include <openssl/crypto.h>
 
 #include "common/fail.h"
 #include "hsm/cryptoki.h"
+#include "hsm/tmk.h"
 #include "terminal/pkcs11_tkp.h"
 #include "terminal/pkcs11_tmk.h"
 #include "wire/transcript.h"
+
+enum { DESTROYED_AT_ONCE = 16 };
 
 static int module_random(void *context, uint8_t *ret_bytes, size_t len)
 {
@@ -57,7 +61,7 @@ static int module_confirm(void *context, const uint8_t *input, size_t input_len,
                     CONFIRM_INPUT_LEN, input_len);
     int rc = pkcs11_tmk_find(context, &tmk);
     return rc == 0
-               ? pkcs11_tmk_mac(context, tmk.key, tmk.info.type, input, input_len, ret_mac, ret_len)
+               ? tmk_mac(context, tmk.info.type, tmk.key, input, input_len, ret_mac, ret_len)
                : rc;
 }
 
@@ -89,14 +93,49 @@ int pkcs11_module_open(struct token_session *session, struct secure_module *ret_
     return rc;
 }
 
+/* Some objects of that label; destroys each that lets itself be destroyed. */
+static int destroy_some(struct token_session *session, char *label, size_t *ret_destroyed)
+{
+    CK_ATTRIBUTE attributes[] = {
+        ATTRIBUTE(CKA_TOKEN, token_true),
+        ATTRIBUTE_BYTES(CKA_LABEL, label, strlen(label)),
+    };
+    token_handle found[DESTROYED_AT_ONCE];
+    size_t count = 0;
+    int rc = token_search(session, attributes, 2, found, DESTROYED_AT_ONCE, &count);
+
+    *ret_destroyed = 0;
+    for (size_t i = 0; i < count; i++) {
+        int stays = token_destroy(session, found[i]);
+        rc = stays ? stays : rc;
+        *ret_destroyed += stays == 0;
+    }
+    return rc < 0 ? fail_in(rc, "destroying %s", label) : 0;
+}
+
+static int destroy_all(struct token_session *session, char *label)
+{
+    size_t destroyed;
+    int rc;
+
+    do
+        rc = destroy_some(session, label, &destroyed);
+    while (destroyed > 0);
+    return rc;
+}
+
 int pkcs11_module_tamper(struct token_session *session)
 {
-    token_handle tkp_pr;
-    int rc = pkcs11_tkp_pr_find(session, &tkp_pr);
+    char labels[][7] = {"TKP_Pr", "TMK", "TKP_Pu"}; /* what matters most goes first */
+    char why[1024];
+    int rc = 0;
 
-    if (rc == 0)
-        rc = token_destroy(session, tkp_pr);
-    if (rc < 0 && rc != FAIL_NOT_FOUND)
-        return rc;
-    return pkcs11_tmk_sweep(session, UINT_MAX);
+    for (size_t i = 0; i < sizeof(labels) / sizeof(labels[0]); i++) {
+        int stays = destroy_all(session, labels[i]);
+        if (stays < 0 && rc == 0) {
+            rc = stays;
+            snprintf(why, sizeof(why), "%s", fail_text());
+        }
+    }
+    return rc < 0 ? fail(rc, "%s", why) : 0;
 }

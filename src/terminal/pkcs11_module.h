@@ -38,7 +38,8 @@ int pkcs11_module_tkp_pu(struct token_session *session, struct spki *ret_tkp_pu)
 /* What may be said of the installed TMK. FAIL_NOT_FOUND when there is none. */
 int pkcs11_module_tmk(struct token_session *session, struct tmk_info *ret_tmk);
 
-/* What an opened case does (patent [0039]): destroys TKP_Pr, then every TMK. */
+/* What an opened case does (patent [0039]): destroys every TKP_Pr, TMK and TKP_Pu, whatever its
+ * other attributes are. A failure is that of an object that stays; all that could go is gone. */
 int pkcs11_module_tamper(struct token_session *session);
 
 #endif

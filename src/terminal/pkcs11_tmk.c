@@ -9,6 +9,7 @@
 #include "common/fail.h"
 #include "common/hex.h"
 #include "hsm/cryptoki.h"
+#include "hsm/tmk.h"
 #include "terminal/pkcs11_module.h"
 
 enum {
@@ -115,18 +116,6 @@ int pkcs11_tmk_sweep(struct token_session *session, unsigned generation)
 
 /* --- taking one in --- */
 
-static CK_KEY_TYPE key_type(enum tmk_type type)
-{
-    switch (type) {
-    case TMK_DES2:
-        return CKK_DES2;
-    case TMK_DES3:
-        return CKK_DES3;
-    default:
-        return CKK_AES;
-    }
-}
-
 /* TMK = D[TKP_Pr, Ctmk] (S311) as a session object, so that nothing is kept of a key that proves
  * wrong. A TDEA key may encrypt here, for its KCV; what is stored may not. */
 static int unwrap(struct token_session *session, token_handle tkp_pr,
@@ -140,7 +129,7 @@ static int unwrap(struct token_session *session, token_handle tkp_pr,
     };
     CK_MECHANISM mechanism = {CKM_RSA_PKCS_OAEP, &oaep, sizeof(oaep)};
     CK_OBJECT_CLASS class = CKO_SECRET_KEY;
-    CK_KEY_TYPE type = key_type(delivery->tmk.type);
+    CK_KEY_TYPE type = tmk_key_type(delivery->tmk.type);
     CK_BBOOL encrypt = !tmk_type_is_aes(delivery->tmk.type);
     CK_ATTRIBUTE attributes[] = {
         ATTRIBUTE(CKA_CLASS, class),          ATTRIBUTE(CKA_KEY_TYPE, type),
@@ -175,13 +164,6 @@ static int check_length(struct token_session *session, token_handle tmk, enum tm
     return 0;
 }
 
-int pkcs11_tmk_mac(struct token_session *session, token_handle tmk, enum tmk_type type,
-                   const uint8_t *input, size_t input_len, uint8_t *ret_mac, size_t *ret_len)
-{
-    return token_sign(session, tmk_type_is_aes(type) ? CKM_AES_CMAC : CKM_DES3_CMAC, tmk, input,
-                      input_len, ret_mac, MAC_MAX, ret_len);
-}
-
 /* ANSI X9.24-1: TDEA, a zero block encrypted, 3 bytes; AES, the CMAC of a zero block, 5 bytes.
  * CKA_CHECK_VALUE is of no use: unwrapped keys have none in SoftHSM, and for AES it is ECB. */
 static int check_kcv(struct token_session *session, token_handle tmk, const struct tmk_info *info)
@@ -190,7 +172,7 @@ static int check_kcv(struct token_session *session, token_handle tmk, const stru
     uint8_t block[MAC_MAX];
     size_t block_len = tmk_type_mac_len(info->type);
     int rc = tmk_type_is_aes(info->type)
-                 ? pkcs11_tmk_mac(session, tmk, info->type, zeros, block_len, block, &block_len)
+                 ? tmk_mac(session, info->type, tmk, zeros, block_len, block, &block_len)
                  : token_encrypt(session, CKM_DES3_ECB, tmk, zeros, block_len, block, sizeof(block),
                                  &block_len);
 

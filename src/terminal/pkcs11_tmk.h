@@ -20,11 +20,7 @@ int pkcs11_tmk_find(struct token_session *session, struct pkcs11_tmk *ret_tmk);
 int pkcs11_tmk_install(struct token_session *session, token_handle tkp_pr,
                        const struct delivery *delivery);
 
-/* CMAC (SP 800-38B), one block of the TMK's cipher; ret_mac holds MAC_MAX bytes. */
-int pkcs11_tmk_mac(struct token_session *session, token_handle tmk, enum tmk_type type,
-                   const uint8_t *input, size_t input_len, uint8_t *ret_mac, size_t *ret_len);
-
-/* Destroys the TMKs of generations before that one; UINT_MAX for all there are. */
+/* Destroys the TMKs of generations before that one. */
 int pkcs11_tmk_sweep(struct token_session *session, unsigned generation);
 
 #endif

@@ -9,9 +9,8 @@
 #include <openssl/x509_vfy.h>
 #include <openssl/x509v3.h>
 
+#include "common/certificate_usage.h"
 #include "common/fail.h"
-
-#define ID_KP_CMKGA "1.3.6.1.5.5.7.3.32" /* RFC 9480 2.2 */
 
 enum {
     SECURITY_LEVEL = 2, /* 112 bits: SSL_CTX_set_security_level(3) */
@@ -109,32 +108,6 @@ out:
     return rc;
 }
 
-static int has_extended_usage(X509 *leaf, const char *oid)
-{
-    char text[64];
-    int found = 0;
-    EXTENDED_KEY_USAGE *usages = X509_get_ext_d2i(leaf, NID_ext_key_usage, NULL, NULL);
-
-    for (int i = 0; i < sk_ASN1_OBJECT_num(usages); i++) {
-        OBJ_obj2txt(text, sizeof(text), sk_ASN1_OBJECT_value(usages, i), 1);
-        found |= strcmp(text, oid) == 0;
-    }
-    EXTENDED_KEY_USAGE_free(usages);
-    return found;
-}
-
-/* A certificate without keyUsage may do everything; ours must say what it is for. */
-static int check_usage(X509 *leaf)
-{
-    if (!(X509_get_extension_flags(leaf) & EXFLAG_KUSAGE) ||
-        !(X509_get_key_usage(leaf) & KU_DIGITAL_SIGNATURE))
-        return fail(FAIL_REFUSED, "its keyUsage is not digitalSignature; it is no KSWCRT");
-    if (!has_extended_usage(leaf, ID_KP_CMKGA))
-        return fail(FAIL_REFUSED,
-                    "it lacks extendedKeyUsage id-kp-cmKGA (" ID_KP_CMKGA "); it is no KSWCRT");
-    return 0;
-}
-
 static int check_key(const EVP_PKEY *puks)
 {
     int bits = EVP_PKEY_get_bits(puks);
@@ -155,7 +128,7 @@ static int check_all(X509 *leaf, STACK_OF(X509) * chain, X509 *root, int64_t now
                   : fail(FAIL_REFUSED, "its public key cannot be read");
 
     if (rc == 0)
-        rc = check_usage(leaf);
+        rc = certificate_usage_check(leaf);
     return rc == 0 ? check_key(puks) : rc;
 }
 

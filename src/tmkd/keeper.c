@@ -11,6 +11,7 @@
 #include <openssl/crypto.h>
 #include <utlist.h>
 
+#include "common/clock.h"
 #include "common/conf.h"
 #include "common/fail.h"
 #include "common/log.h"
@@ -56,13 +57,6 @@ struct keeper {
     int stopping;
     int status;
 };
-
-static int64_t now_ms(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
-}
 
 static void end(struct keeper *keeper, int status)
 {
@@ -165,7 +159,7 @@ static void on_request(evutil_socket_t fd, short what, void *context)
             lose_channel(keeper, rc);
             return;
         }
-        handshakes_request(keeper->handshakes, &request, now_ms());
+        handshakes_request(keeper->handshakes, &request, clock_ms());
     }
 }
 
@@ -358,7 +352,7 @@ static void on_tick(evutil_socket_t fd, short what, void *context)
     struct keeper *keeper = context;
     (void)fd;
     (void)what;
-    handshakes_expire(keeper->handshakes, now_ms());
+    handshakes_expire(keeper->handshakes, clock_ms());
     end_when_idle(keeper);
 }
 

@@ -9,9 +9,8 @@
 #include <openssl/pem.h>
 #include <openssl/x509v3.h>
 
+#include "common/certificate_usage.h"
 #include "common/fail.h"
-
-#define ID_KP_CMKGA "1.3.6.1.5.5.7.3.32"
 
 static X509 *certificate_at(const struct cert_chain *chain, size_t i)
 {
@@ -61,18 +60,6 @@ int kswcrt_describe(const struct cert_chain *chain, struct kswcrt_info *ret_info
     return 0;
 }
 
-static int allows_cmkga(X509 *leaf)
-{
-    EXTENDED_KEY_USAGE *usages = X509_get_ext_d2i(leaf, NID_ext_key_usage, NULL, NULL);
-    ASN1_OBJECT *wanted = OBJ_txt2obj(ID_KP_CMKGA, 1);
-    int found = 0;
-    for (int i = 0; wanted && i < sk_ASN1_OBJECT_num(usages); i++)
-        found |= OBJ_cmp(sk_ASN1_OBJECT_value(usages, i), wanted) == 0;
-    ASN1_OBJECT_free(wanted);
-    sk_ASN1_OBJECT_pop_free(usages, ASN1_OBJECT_free);
-    return found;
-}
-
 static int check_time(X509 *certificate, size_t i, int64_t now)
 {
     char text[KSWCRT_TIME_MAX];
@@ -88,17 +75,6 @@ static int check_time(X509 *certificate, size_t i, int64_t now)
     return 0;
 }
 
-static int check_usage(X509 *leaf)
-{
-    if (!(X509_get_extension_flags(leaf) & EXFLAG_KUSAGE) ||
-        !(X509_get_key_usage(leaf) & KU_DIGITAL_SIGNATURE))
-        return fail(FAIL_REFUSED, "the certificate has no keyUsage digitalSignature");
-    if (!allows_cmkga(leaf))
-        return fail(FAIL_REFUSED, "the certificate has no extendedKeyUsage id-kp-cmKGA (%s)",
-                    ID_KP_CMKGA);
-    return 0;
-}
-
 static int check_one(const struct cert_chain *chain, size_t i, int64_t now)
 {
     X509 *certificate = certificate_at(chain, i);
@@ -106,7 +82,7 @@ static int check_one(const struct cert_chain *chain, size_t i, int64_t now)
     int rc = certificate ? check_time(certificate, i, now)
                          : fail(FAIL_MALFORMED, "certificate %zu cannot be read", i + 1);
     if (rc == 0 && i == 0)
-        rc = check_usage(certificate);
+        rc = certificate_usage_check(certificate);
     if (rc == 0 && i + 1 < chain->count &&
         (!issuer || X509_verify(certificate, X509_get0_pubkey(issuer)) != 1))
         rc = fail(FAIL_REFUSED, "certificate %zu is not signed by certificate %zu", i + 1, i + 2);

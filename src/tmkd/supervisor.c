@@ -10,6 +10,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "common/clock.h"
 #include "common/conf.h"
 #include "common/fail.h"
 #include "common/log.h"
@@ -40,13 +41,6 @@ struct supervisor {
     int stopping;
     int status;
 };
-
-static int64_t now_ms(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
-}
 
 static void close_fd(int *fd)
 {
@@ -172,7 +166,7 @@ static void tear_down(struct supervisor *s)
 static void tell(struct child *child, const struct house_message *message, int passed_fd)
 {
     if (child->house >= 0 && house_send(child->house, message, passed_fd))
-        child_release(child, now_ms(), 0);
+        child_release(child, clock_ms(), 0);
 }
 
 static void tell_kind(struct child *child, enum house_kind kind, int passed_fd)
@@ -206,7 +200,7 @@ static void hand_over_channel(struct supervisor *s)
 
 static void start_keeper(struct supervisor *s)
 {
-    if (child_start(&s->keeper, now_ms())) {
+    if (child_start(&s->keeper, clock_ms())) {
         log_error("%s", fail_text());
         return;
     }
@@ -217,7 +211,7 @@ static void start_keeper(struct supervisor *s)
 static void start_listener(struct supervisor *s)
 {
     struct house_message settings = {.kind = HOUSE_SETTINGS, .settings = s->settings};
-    if (child_start(&s->listener, now_ms())) {
+    if (child_start(&s->listener, clock_ms())) {
         log_error("%s", fail_text());
         return;
     }
@@ -236,9 +230,9 @@ static int is_due(const struct child *child, int64_t now)
 
 static void start_due(struct supervisor *s)
 {
-    if (!s->stopping && is_due(&s->keeper, now_ms()))
+    if (!s->stopping && is_due(&s->keeper, clock_ms()))
         start_keeper(s);
-    if (!s->stopping && is_due(&s->listener, now_ms()))
+    if (!s->stopping && is_due(&s->listener, clock_ms()))
         start_listener(s);
 }
 
@@ -246,7 +240,7 @@ static void start_due(struct supervisor *s)
 
 static void stop_keeper(struct supervisor *s)
 {
-    child_stop(&s->keeper, now_ms(), KEEPER_PATIENCE);
+    child_stop(&s->keeper, clock_ms(), KEEPER_PATIENCE);
 }
 
 static void stop(struct supervisor *s)
@@ -257,7 +251,7 @@ static void stop(struct supervisor *s)
     close_listening(s);
     close_fd(&s->channel);
     if (child_is_running(&s->listener))
-        child_stop(&s->listener, now_ms(), (int64_t)s->settings.stop_ms + LISTENER_PATIENCE);
+        child_stop(&s->listener, clock_ms(), (int64_t)s->settings.stop_ms + LISTENER_PATIENCE);
     else
         stop_keeper(s);
 }
@@ -284,7 +278,7 @@ static void hear(struct supervisor *s, struct child *child)
     struct house_message message;
     int passed = -1;
     if (house_receive(child->house, &message, &passed)) {
-        child_release(child, now_ms(), KEEPER_PATIENCE);
+        child_release(child, clock_ms(), KEEPER_PATIENCE);
         return;
     }
     if (passed >= 0)
@@ -326,7 +320,7 @@ static void child_has_ended(struct supervisor *s, struct child *child, int statu
         stop(s);
     } else {
         log_warning("the %s ended %s; starting it again in %lld ms", child->role, how,
-                    (long long)(child->start_at - now_ms()));
+                    (long long)(child->start_at - clock_ms()));
     }
     if (s->stopping && child == &s->listener)
         stop_keeper(s);
@@ -335,7 +329,7 @@ static void child_has_ended(struct supervisor *s, struct child *child, int statu
 static void reap(struct supervisor *s, struct child *child)
 {
     int status = 0;
-    if (!child_reap(child, now_ms(), &status))
+    if (!child_reap(child, clock_ms(), &status))
         return;
     if (child == &s->keeper)
         close_fd(&s->channel);
@@ -372,7 +366,7 @@ static int waiting_time(const struct supervisor *s)
     int64_t next = keeper < listener ? keeper : listener;
     if (next == INT64_MAX)
         return -1;
-    int64_t wait = next - now_ms();
+    int64_t wait = next - clock_ms();
     return wait > 0 ? (int)wait : 0;
 }
 
@@ -389,8 +383,8 @@ static void wait_and_handle(struct supervisor *s)
         hear(s, &s->listener);
     if (fds[0].revents)
         hear_signals(s);
-    child_kill_if_late(&s->keeper, now_ms());
-    child_kill_if_late(&s->listener, now_ms());
+    child_kill_if_late(&s->keeper, clock_ms());
+    child_kill_if_late(&s->listener, clock_ms());
 }
 
 int supervisor_run(const char *conf_path)

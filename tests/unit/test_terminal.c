@@ -1069,6 +1069,60 @@ static void test_tamper(void **state)
     assert_done(pkcs11_module_tamper(lab->session));
 }
 
+/* Labelled as ours, but nothing we would have made. */
+static void store_strange(struct lab *lab, char *label, CK_BBOOL destroyable)
+{
+    char id[] = "strange";
+    uint8_t value[16] = {1};
+    CK_OBJECT_CLASS class = CKO_SECRET_KEY;
+    CK_KEY_TYPE type = CKK_GENERIC_SECRET;
+    CK_ATTRIBUTE attributes[] = {
+        ATTRIBUTE(CKA_CLASS, class),
+        ATTRIBUTE(CKA_KEY_TYPE, type),
+        ATTRIBUTE(CKA_TOKEN, token_true),
+        ATTRIBUTE(CKA_DESTROYABLE, destroyable),
+        ATTRIBUTE(CKA_VALUE, value),
+        ATTRIBUTE_BYTES(CKA_LABEL, label, strlen(label)),
+        ATTRIBUTE_BYTES(CKA_ID, id, strlen(id)),
+    };
+    CK_OBJECT_HANDLE key;
+    assert_int_equal(TOKEN_CALL(lab->token, C_CreateObject, lab->session->handle, attributes,
+                                sizeof(attributes) / sizeof(attributes[0]), &key),
+                     CKR_OK);
+}
+
+static void assert_left(struct lab *lab, size_t secret_keys)
+{
+    assert_int_equal(count_objects(lab, CKO_PRIVATE_KEY), 0);
+    assert_int_equal(count_objects(lab, CKO_PUBLIC_KEY), 0);
+    assert_int_equal(count_objects(lab, CKO_SECRET_KEY), secret_keys);
+}
+
+static void test_tamper_of_what_is_strange(void **state)
+{
+    struct lab *lab = *state;
+    char tmk[] = "TMK";
+
+    start_to_done(lab);
+    assert_done(pkcs11_module_generate_tkp(lab->session, 2048)); /* a second one */
+    for (size_t i = 0; i < 20; i++)
+        store_strange(lab, tmk, token_true);
+    assert_done(pkcs11_module_tamper(lab->session));
+    assert_left(lab, 0);
+}
+
+static void test_tamper_of_what_stays(void **state)
+{
+    struct lab *lab = *state;
+    char tkp_pr[] = "TKP_Pr";
+
+    start_to_done(lab);
+    store_strange(lab, tkp_pr, token_false);
+    assert_true(pkcs11_module_tamper(lab->session) < 0);
+    assert_non_null(strstr(fail_text(), "TKP_Pr"));
+    assert_left(lab, 1);
+}
+
 static int read_vectors(void **state)
 {
     (void)state;
@@ -1121,6 +1175,8 @@ int main(void)
         IN_LAB(test_sha256_transport),
         IN_LAB(test_interrupted_installation),
         IN_LAB(test_tamper),
+        IN_LAB(test_tamper_of_what_is_strange),
+        IN_LAB(test_tamper_of_what_stays),
     };
     return cmocka_run_group_tests(tests, read_vectors, drop_vectors);
 }

@@ -3,12 +3,14 @@
 #include <errno.h>
 #include <netdb.h>
 #include <poll.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
 
+#include "common/clock.h"
 #include "common/fail.h"
 #include "wire/frame.h"
 
@@ -18,19 +20,12 @@ struct connection {
     int64_t deadline; /* milliseconds of CLOCK_MONOTONIC */
 };
 
-static int64_t now_ms(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
-}
-
 static int wait_for(const struct connection *connection, short events)
 {
     struct pollfd ready = {.fd = connection->fd, .events = events};
 
     for (;;) {
-        int64_t left = connection->deadline - now_ms();
+        int64_t left = connection->deadline - clock_ms();
         int count = poll(&ready, 1, left > 0 ? (int)left : 0);
         if (count > 0)
             return 0;
@@ -99,7 +94,7 @@ int connection_open(const char *host, const char *port, int seconds,
     if (!connection)
         return fail(FAIL_MEMORY, "no memory for a connection");
     *connection = (struct connection){.fd = -1, .seconds = seconds};
-    connection->deadline = now_ms() + (int64_t)seconds * 1000;
+    connection->deadline = clock_ms() + (int64_t)seconds * 1000;
     int rc = connect_to_any(connection, host, port);
     if (rc < 0) {
         connection_close(connection);
@@ -162,6 +157,17 @@ static int receive_all(const struct connection *connection, uint8_t *ret_bytes, 
     return 0;
 }
 
+static int read_length(const uint8_t header[static FRAME_HEADER_LEN], size_t *ret_len)
+{
+    char why[200];
+    int rc = frame_read_length(header, ret_len);
+
+    if (rc == 0)
+        return 0;
+    snprintf(why, sizeof(why), "%s", fail_text());
+    return fail(rc, "%s; is that a tmkd?", why);
+}
+
 int connection_receive(struct connection *connection, uint8_t *ret_message, size_t *ret_len)
 {
     uint8_t header[FRAME_HEADER_LEN];
@@ -169,7 +175,7 @@ int connection_receive(struct connection *connection, uint8_t *ret_message, size
     int rc = receive_all(connection, header, sizeof(header));
 
     if (rc == 0)
-        rc = frame_read_length(header, &len);
+        rc = read_length(header, &len);
     if (rc == 0)
         rc = receive_all(connection, ret_message, len);
     if (rc == 0)

@@ -1,7 +1,8 @@
-#ifndef TERMINAL_SERVER_PROOF_H
-#define TERMINAL_SERVER_PROOF_H
+#ifndef WIRE_C1_OPEN_H
+#define WIRE_C1_OPEN_H
 
-/* C1, the server's proof, as the terminal opens it (patent S305 and S306). */
+/* C1, the server's proof, as the terminal opens it (patent S305 and S306), and the server for
+ * itself, to see that KSWCRT is the certificate of PrKS. */
 
 #include <stddef.h>
 #include <stdint.h>
@@ -15,7 +16,6 @@
  * of type 1 (RFC 8017 9.2, without DigestInfo) and compared in constant time; len is that of the
  * key. EC P-256: r || s, 64 bytes, over SHA-256(m1). FAIL_REFUSED.
  */
-int server_proof_check(EVP_PKEY *puks, const uint8_t *c1, size_t len,
-                       const uint8_t m1[static M1_LEN]);
+int c1_open(EVP_PKEY *puks, const uint8_t *c1, size_t len, const uint8_t m1[static M1_LEN]);
 
 #endif

@@ -1,4 +1,4 @@
-#include "terminal/server_proof.h"
+#include "wire/c1_open.h"
 
 #include <openssl/crypto.h>
 #include <openssl/ec.h>
@@ -89,8 +89,7 @@ static int check_p256(EVP_PKEY *puks, const uint8_t *c1, size_t len, const uint8
                        "changed on the way");
 }
 
-int server_proof_check(EVP_PKEY *puks, const uint8_t *c1, size_t len,
-                       const uint8_t m1[static M1_LEN])
+int c1_open(EVP_PKEY *puks, const uint8_t *c1, size_t len, const uint8_t m1[static M1_LEN])
 {
     return EVP_PKEY_is_a(puks, "RSA") ? check_rsa(puks, c1, len, m1)
                                       : check_p256(puks, c1, len, m1);
