@@ -93,8 +93,7 @@ static int check_range(cfg_t *cfg, cfg_opt_t *opt)
     return -1;
 }
 
-/* "ADDR:PORT" or "[V6]:PORT" with numbers: names would need a resolver at start. */
-static int is_listen_address(const char *text)
+int conf_is_listen_address(const char *text)
 {
     char host[INET6_ADDRSTRLEN + 2];
     unsigned char address[sizeof(struct in6_addr)];
@@ -125,7 +124,7 @@ static int check_listen(cfg_t *cfg, cfg_opt_t *opt)
         return -1;
     }
     const char *last = count > 0 ? cfg_opt_getnstr(opt, count - 1) : NULL;
-    if (last && is_listen_address(last))
+    if (last && conf_is_listen_address(last))
         return 0;
     cfg_error(cfg, "listen is \"%s\"; it can be \"127.0.0.1:7443\" or \"[::]:7443\"",
               last ? last : "");

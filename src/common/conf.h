@@ -51,4 +51,8 @@ struct conf {
 int conf_read(const char *path, struct conf **ret_conf);
 void conf_free(struct conf *conf);
 
+/* Whether it may stand in listen: "ADDR:PORT" or "[V6]:PORT" with numbers: names would need a
+ * resolver at start. */
+int conf_is_listen_address(const char *text);
+
 #endif

@@ -108,7 +108,8 @@ def test_init_leaves_nothing_when_refused(programs, tmp_path):
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--prks", "rsa:1024"], ["--prks", "ed25519"], ["--tmk-store", "cloud"], ["--listen"]],
+    [["--prks", "rsa:1024"], ["--prks", "ed25519"], ["--tmk-store", "cloud"], ["--listen"]]
+    + [["--listen", wrong] for wrong in ("foo", "localhost:7443", "127.0.0.1", "1.2.3.4:65536")],
 )
 def test_init_with_wrong_options(programs, tmp_path, arguments):
     result = harness.run([programs / "tmkctl", "init", "--embedded", tmp_path / "d", *arguments])

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "common/conf.h"
 #include "common/fail.h"
 
 enum { LONG_BASE = 256 }; /* above every short option's character */
@@ -57,6 +58,10 @@ static int take_option(struct options *options, size_t name, const char *value)
     const struct option_text *text = &texts[name];
     if (text->choices && value && !is_choice(text->choices, value))
         return fail(FAIL_MALFORMED, "--%s %s: not one of %s", text->name, value, text->choices);
+    if (name == OPTION_LISTEN && !conf_is_listen_address(value))
+        return fail(FAIL_MALFORMED,
+                    "--listen %s: not a numeric ADDR:PORT, such as 0.0.0.0:7443 or [::]:7443",
+                    value);
     options->value[name] = value ? value : "";
     return 0;
 }
