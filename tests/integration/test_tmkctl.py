@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import stat
 
 import pytest
@@ -396,6 +397,37 @@ def test_cert_install(make_server, keys, prks):
     """A KSWCRT of the bank's own root, with one in between; tmkd serves with it at once."""
     server = make_server(prks=prks)
     csr = x509.load_pem_x509_csr(server.ctl_json("cert", "request")["csr"].encode())
+def little_disk():
+    """No file of this process becomes larger than what a reasonable error needs."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+
+
+def test_a_file_without_an_end(idle):
+    """It is given up early, not copied until the disk is full."""
+    command = [idle.programs / "tmkctl", "-c", idle.conf, "terminal", "import", "/dev/zero"]
+    line = harness.assert_refused(harness.run(command, preexec_fn=little_disk))
+    assert "/dev/zero:1: a line of over 2000 bytes" in line
+
+
+@pytest.mark.parametrize(
+    "program, where",
+    [("yes", "stdin:1: "), ("echo sn,public_key; tr '\\0' A < /dev/zero", "stdin:2: ")],
+)
+def test_a_pipe_without_an_end(idle, program, where):
+    script = f'({program}) | "$0" -c "$1" terminal import -'
+    command = ["sh", "-c", script, idle.programs / "tmkctl", idle.conf]
+    assert where in harness.assert_refused(harness.run(command, preexec_fn=little_disk))
+
+
+def test_import_from_a_pipe(idle, keys, tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text(csv({"S-1": keys(0), "S-2": keys(1)}).rstrip("\n"))
+    script = 'cat "$2" | "$0" -c "$1" terminal import -'
+    result = harness.run(["sh", "-c", script, idle.programs / "tmkctl", idle.conf, path])
+    assert (result.returncode, result.stderr) == (0, ""), result.stderr
+    assert [t["sn"] for t in idle.ctl_json("terminal", "list")] == ["S-1", "S-2"]
+
+
     root = certificates.Authority()
     between = certificates.Authority("Test KSR 2", root)
     kswcrt = between.issue(csr.public_key())

@@ -233,26 +233,55 @@ static int run(struct import *import, const struct options *options)
     return rc < 0 ? rc : report(import, options->value[OPTION_JSON] != NULL);
 }
 
-/* A copy that can be read twice and is gone when it is closed. */
-static int spool(FILE *from, FILE **ret_file)
+/* FAIL_NOT_FOUND at the end of the file. */
+static int copy_line(FILE *from, FILE *copy)
 {
-    char block[8192];
-    size_t got;
+    size_t len = 0;
+    int c;
+    while ((c = getc_unlocked(from)) != EOF && putc_unlocked(c, copy) != EOF && c != '\n')
+        if (++len > CSV_LINE_MAX)
+            return fail(FAIL_MALFORMED, "a line of over %d bytes; is this a CSV file?",
+                        CSV_LINE_MAX);
+    if (ferror(from) || ferror(copy))
+        return fail_system("cannot copy it to a temporary file");
+    return c == EOF ? fail(FAIL_NOT_FOUND, "no more lines") : 0;
+}
+
+/* What is no CSV may have no end: it is given up at the header, or at a line that can be no row. */
+static int copy_lines(FILE *from, FILE *copy, const char *name)
+{
+    struct csv csv;
+    uint64_t line = 1;
+    int rc = copy_line(from, copy);
+    rewind(copy);
+    if (rc == 0)
+        rc = csv_start(copy, &csv);
+    fseeko(copy, 0, SEEK_END);
+    while (rc == 0) {
+        line++;
+        rc = copy_line(from, copy);
+    }
+    if (rc == FAIL_NOT_FOUND)
+        rc = fflush(copy) == 0 ? 0 : fail_system("cannot write a temporary file");
+    return rc < 0 ? fail_in(rc, "%s:%" PRIu64, name, line) : 0;
+}
+
+/* A copy that can be read twice and is gone when it is closed. */
+static int spool(FILE *from, const char *name, FILE **ret_file)
+{
     FILE *copy = tmpfile();
     if (!copy)
-        return fail_system("cannot make a temporary file");
-    while ((got = fread(block, 1, sizeof(block), from)) > 0 && fwrite(block, 1, got, copy) == got)
-        ;
-    if (ferror(from) || fflush(copy) != 0 || ferror(copy)) {
+        return fail_system("%s: cannot make a temporary file", name);
+    int rc = copy_lines(from, copy, name);
+    if (rc < 0)
         fclose(copy);
-        return fail_system("cannot copy it to a temporary file");
-    }
-    *ret_file = copy;
-    return 0;
+    else
+        *ret_file = copy;
+    return rc;
 }
 
 /* The file, or a copy of what is no regular file. */
-static int open_file(const char *path, FILE **ret_file)
+static int open_file(const char *path, const char *name, FILE **ret_file)
 {
     struct stat status;
     FILE *file = strcmp(path, "-") == 0 ? stdin : fopen(path, "re");
@@ -262,10 +291,10 @@ static int open_file(const char *path, FILE **ret_file)
         *ret_file = file;
         return 0;
     }
-    int rc = spool(file, ret_file);
+    int rc = spool(file, name, ret_file);
     if (file != stdin)
         fclose(file);
-    return rc < 0 ? fail_in(rc, "%s", path) : 0;
+    return rc;
 }
 
 int command_terminal_import(const struct options *options, const char *file)
@@ -276,7 +305,7 @@ int command_terminal_import(const struct options *options, const char *file)
         .skip = strcmp(option_or(options, OPTION_ON_ERROR, "stop"), "skip") == 0,
         .chunk = json_array(),
     };
-    int rc = open_file(file, &import.file);
+    int rc = open_file(file, import.name, &import.file);
     if (rc == 0 &&
         (!import.chunk || asprintf(&import.rejects.path, "%s.rejected", import.name) < 0))
         rc = fail(FAIL_MEMORY, "out of memory");
