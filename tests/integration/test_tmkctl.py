@@ -350,11 +350,25 @@ CONFLICTS = {
 def test_rows_that_contradict(empty_server, keys, tmp_path, name):
     path = tmp_path / "a.csv"
     path.write_text(CONFLICTS[name](keys))
-    for option in ([], ["--dry-run"]):
-        assert "a.csv:3" in harness.assert_refused(
-            empty_server.ctl("terminal", "import", path, *option)
-        )
-        assert empty_server.ctl_json("terminal", "list") == []
+    assert "a.csv:3" in harness.assert_refused(empty_server.ctl("terminal", "import", path))
+    result = empty_server.ctl("terminal", "import", path, "--dry-run")
+    assert result.returncode == 1 and "a.csv:3" in result.stderr.splitlines()[0]
+    assert empty_server.ctl_json("terminal", "list") == []
+
+
+@pytest.mark.parametrize("on_error", ["stop", "skip"])
+def test_dry_run_reports_every_bad_row(empty_server, keys, tmp_path, on_error):
+    path = tmp_path / "a.csv"
+    path.write_text(csv({"S-1": keys(0)}) + "S-2\n" + csv({"S-3": keys(0)}, header="") + "\n")
+    result = empty_server.ctl(
+        "terminal", "import", path, "--dry-run", "--on-error", on_error, "--json"
+    )
+    assert result.returncode == 1
+    lines = result.stderr.splitlines()
+    assert len(lines) == 4 and all(f"a.csv:{i + 3}: " in lines[i] for i in range(3)), lines
+    assert json.loads(result.stdout)["rejected"] == 3
+    assert empty_server.ctl_json("terminal", "list") == []
+    assert not (tmp_path / "a.csv.rejected").exists()
 
 
 @pytest.mark.parametrize("header", ["", "serial,key\n", "sn;public_key\n"])

@@ -302,7 +302,8 @@ int command_terminal_import(const struct options *options, const char *file)
     struct import import = {
         .name = strcmp(file, "-") == 0 ? "stdin" : file,
         .tmk = option_or(options, OPTION_TMK, "aes128"),
-        .skip = strcmp(option_or(options, OPTION_ON_ERROR, "stop"), "skip") == 0,
+        .skip = strcmp(option_or(options, OPTION_ON_ERROR, "stop"), "skip") == 0 ||
+                options->value[OPTION_DRY_RUN], /* it is run to learn of every bad row */
         .chunk = json_array(),
     };
     int rc = open_file(file, import.name, &import.file);

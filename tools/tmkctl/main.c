@@ -48,8 +48,9 @@ static const struct command commands[] = {
      "terminal gets a TMK of the given type. A terminal that is there with the same\n"
      "key is left as it is.\n"
      "\n"
-     "A bad row is reported as FILE:LINE: reason. With --on-error skip the bad rows\n"
-     "are written to FILE.rejected, and the exit status is 1 if there were any.\n",
+     "A bad row is reported as FILE:LINE: reason; --dry-run reports all of them. With\n"
+     "--on-error skip the bad rows are written to FILE.rejected, and the exit status\n"
+     "is 1 if there were any.\n",
      "tmkctl -c tmkd.conf terminal import factory.csv --tmk aes256 --dry-run",
      command_terminal_import},
     {"terminal add", "SN", OPTION_BIT(OPTION_KEY) | OPTION_BIT(OPTION_TMK), "add one terminal",
