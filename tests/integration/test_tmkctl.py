@@ -168,6 +168,11 @@ def test_no_such_configuration(programs, tmp_path):
 # --- terminals
 
 
+def test_words_are_quoted(idle):
+    for arguments in (["nonsense"], ["status", "more"], ["terminal", "show", "a b"]):
+        assert f"'{arguments[-1]}'" in idle.ctl(*arguments).stderr
+
+
 def test_shape_of_terminal(either, keys):
     either.import_keys({"S-1": keys(0), "S-2": keys(0, 3072)}, "des3")
     shown = either.show("S-2")

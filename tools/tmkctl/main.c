@@ -149,7 +149,7 @@ static int check_usage(const struct command *command, const struct options *opti
     if (options->word_count < wanted)
         return fail(FAIL_MALFORMED, "%s: %s is missing", command->name, command->argument);
     if (options->word_count > wanted)
-        return fail(FAIL_MALFORMED, "%s: \"%s\" is one word too many", command->name,
+        return fail(FAIL_MALFORMED, "%s: '%s' is one word too many", command->name,
                     options->words[wanted]);
     if (options_allow(options, command->options) < 0)
         return fail_in(FAIL_MALFORMED, "%s", command->name);
@@ -210,7 +210,7 @@ static int say_wrong_word(const struct options *options)
     else if (words[0])
         fail(FAIL_MALFORMED, "%s takes one of: %s", options->words[0], words);
     else
-        fail(FAIL_MALFORMED, "there is no command \"%s%s%s\"", options->words[0],
+        fail(FAIL_MALFORMED, "there is no command '%s%s%s'", options->words[0],
              options->word_count > 1 ? " " : "", options->word_count > 1 ? options->words[1] : "");
     return say_usage(NULL);
 }

@@ -33,7 +33,7 @@ static int read_block(const char *name, const unsigned char *der, long len, stru
     if (strstr(name, "PRIVATE KEY"))
         return fail(FAIL_REFUSED, "a private key; TKP_Pr must never leave the terminal, give its "
                                   "public key");
-    return fail(FAIL_MALFORMED, "PEM of a \"%s\"; a PUBLIC KEY or a CERTIFICATE is needed", name);
+    return fail(FAIL_MALFORMED, "PEM of a '%s'; a PUBLIC KEY or a CERTIFICATE is needed", name);
 }
 
 static int read_pem(const uint8_t *text, size_t text_len, struct spki *ret)

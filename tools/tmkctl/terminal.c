@@ -49,7 +49,7 @@ static int check_sn(const char *sn)
 {
     if (sn_is_valid(sn))
         return 0;
-    return fail(FAIL_MALFORMED, "\"%s\": an SN is 1 to %d characters, without blanks", sn, SN_MAX);
+    return fail(FAIL_MALFORMED, "'%s': an SN is 1 to %d characters, without blanks", sn, SN_MAX);
 }
 
 /* Asks op about one SN. */
