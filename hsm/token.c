@@ -129,6 +129,21 @@ static int load_module(struct token *token, const char *module)
     return token_result(get_list(&token->cryptoki), "C_GetFunctionList", module);
 }
 
+/* The settings of a module in token.environment are the first thing that goes wrong with it. */
+static int initialise(struct token *token, const char *module, int has_environment)
+{
+    CK_C_INITIALIZE_ARGS arguments = {.flags = CKF_OS_LOCKING_OK};
+    CK_RV rv = TOKEN_CALL(token, C_Initialize, &arguments);
+
+    if (rv == CKR_OK || !has_environment)
+        return token_result(rv, "C_Initialize", module);
+    return fail(result_code(rv),
+                "%s: C_Initialize: %s (0x%lx); does token.environment name the module's settings "
+                "as they are now (an embedded directory that was moved has two absolute paths: "
+                "SOFTHSM2_CONF in tmkd.conf, directories.tokendir in softhsm2.conf)?",
+                module, result_name(rv), rv);
+}
+
 int token_load(const char *module, char *const *environment, size_t environment_count,
                struct token **ret_token)
 {
@@ -139,10 +154,8 @@ int token_load(const char *module, char *const *environment, size_t environment_
     if (!token)
         return fail(FAIL_MEMORY, "no memory for the token");
     pthread_mutex_init(&token->creation, NULL);
-    if ((rc = load_module(token, module)) == 0) {
-        CK_C_INITIALIZE_ARGS arguments = {.flags = CKF_OS_LOCKING_OK};
-        rc = token_result(TOKEN_CALL(token, C_Initialize, &arguments), "C_Initialize", module);
-    }
+    if ((rc = load_module(token, module)) == 0)
+        rc = initialise(token, module, environment_count > 0);
     if (rc < 0) {
         if (token->library)
             dlclose(token->library);

@@ -89,6 +89,14 @@ def test_two_inits_have_nothing_in_common(make_server):
         assert (one.dir / name).read_bytes() != (two.dir / name).read_bytes(), name
 
 
+def test_a_moved_server_says_what_to_correct(make_server):
+    server = make_server(start=False)
+    moved = server.dir.parent / "moved"
+    server.dir.rename(moved)
+    line = harness.assert_refused(server.run("tmkctl", "-c", moved / "tmkd.conf", "status"))
+    assert "SOFTHSM2_CONF" in line and "directories.tokendir" in line
+
+
 def test_second_init_is_refused(idle):
     before = contents(idle.dir)
     line = harness.assert_refused(idle.run("tmkctl", "init", "--embedded", idle.dir))
@@ -160,17 +168,17 @@ def test_usage_errors(idle, arguments):
     assert result.stderr.strip() and not result.stdout
 
 
+def test_words_are_quoted(idle):
+    for arguments in (["nonsense"], ["status", "more"], ["terminal", "show", "a b"]):
+        assert f"'{arguments[-1]}'" in idle.ctl(*arguments).stderr
+
+
 def test_no_such_configuration(programs, tmp_path):
     result = harness.run([programs / "tmkctl", "-c", tmp_path / "none", "terminal", "list"])
     assert "none" in harness.assert_refused(result)
 
 
 # --- terminals
-
-
-def test_words_are_quoted(idle):
-    for arguments in (["nonsense"], ["status", "more"], ["terminal", "show", "a b"]):
-        assert f"'{arguments[-1]}'" in idle.ctl(*arguments).stderr
 
 
 def test_shape_of_terminal(either, keys):
@@ -389,33 +397,6 @@ def test_no_such_file(empty_server, tmp_path):
     assert "none.csv" in line
 
 
-def test_files_from_windows(idle, keys, tmp_path):
-    """A byte order mark and CRLF."""
-    path = tmp_path / "a.csv"
-    text = "\ufeff" + csv({"S-1": keys(0)}).replace("\n", "\r\n")
-    path.write_bytes(text.encode())
-    idle.ctl_ok("terminal", "import", path)
-    assert idle.show("S-1")["tmk"]["status"] == "ready"
-
-
-# --- certificates
-
-
-def test_cert_request_and_show(either):
-    csr = x509.load_pem_x509_csr(either.ctl_json("cert", "request")["csr"].encode())
-    assert csr.is_signature_valid
-    shown = either.ctl_json("cert", "show")
-    kswcrt = x509.load_pem_x509_certificate((either.dir / "kswcrt.pem").read_bytes())
-    assert shown["pem"].encode() == (either.dir / "kswcrt.pem").read_bytes()
-    assert crypto.spki(csr.public_key()) == crypto.spki(kswcrt.public_key())
-    assert shown["prks"] == "rsa:2048"
-
-
-@pytest.mark.parametrize("prks", ["rsa:2048", "ec:p256"])
-def test_cert_install(make_server, keys, prks):
-    """A KSWCRT of the bank's own root, with one in between; tmkd serves with it at once."""
-    server = make_server(prks=prks)
-    csr = x509.load_pem_x509_csr(server.ctl_json("cert", "request")["csr"].encode())
 def little_disk():
     """No file of this process becomes larger than what a reasonable error needs."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
@@ -447,6 +428,33 @@ def test_import_from_a_pipe(idle, keys, tmp_path):
     assert [t["sn"] for t in idle.ctl_json("terminal", "list")] == ["S-1", "S-2"]
 
 
+def test_files_from_windows(idle, keys, tmp_path):
+    """A byte order mark and CRLF."""
+    path = tmp_path / "a.csv"
+    text = "\ufeff" + csv({"S-1": keys(0)}).replace("\n", "\r\n")
+    path.write_bytes(text.encode())
+    idle.ctl_ok("terminal", "import", path)
+    assert idle.show("S-1")["tmk"]["status"] == "ready"
+
+
+# --- certificates
+
+
+def test_cert_request_and_show(either):
+    csr = x509.load_pem_x509_csr(either.ctl_json("cert", "request")["csr"].encode())
+    assert csr.is_signature_valid
+    shown = either.ctl_json("cert", "show")
+    kswcrt = x509.load_pem_x509_certificate((either.dir / "kswcrt.pem").read_bytes())
+    assert shown["pem"].encode() == (either.dir / "kswcrt.pem").read_bytes()
+    assert crypto.spki(csr.public_key()) == crypto.spki(kswcrt.public_key())
+    assert shown["prks"] == "rsa:2048"
+
+
+@pytest.mark.parametrize("prks", ["rsa:2048", "ec:p256"])
+def test_cert_install(make_server, keys, prks):
+    """A KSWCRT of the bank's own root, with one in between; tmkd serves with it at once."""
+    server = make_server(prks=prks)
+    csr = x509.load_pem_x509_csr(server.ctl_json("cert", "request")["csr"].encode())
     root = certificates.Authority()
     between = certificates.Authority("Test KSR 2", root)
     kswcrt = between.issue(csr.public_key())
