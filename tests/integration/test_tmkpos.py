@@ -1,6 +1,8 @@
 """tmkpos: what its folder holds, what it shows and exports, and what tampering does."""
 
 import base64
+import socket
+import threading
 
 import pytest
 from cryptography.hazmat.primitives import serialization
@@ -118,8 +120,25 @@ def test_tampered(server, make_terminal, keys):
     server.ctl_ok("terminal", "reopen", "P-1")
     harness.assert_refused(terminal.download(server.address, server.root_path))
     assert server.tmk_status("P-1") != "confirmed"
-    shown = terminal.run("show", "--json")
-    assert shown.returncode == 1 or "kcv" not in shown.stdout
+    shown = terminal.show()
+    assert (shown["state"], shown["public_key"], shown["tmk"]) == ("tampered", None, None)
+    assert "destroyed" in terminal.ok("show")
+
+
+def test_a_server_that_is_no_tmkd(server, make_terminal, keys):
+    terminal = make_terminal().init("P-1", keys(0))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        answer = threading.Thread(target=answer_as_http, args=(listener,))
+        answer.start()
+        line = harness.assert_refused(terminal.download(listener.getsockname(), server.root_path))
+        answer.join()
+    assert line.endswith("is that a tmkd?")
+
+
+def answer_as_http(listener):
+    with listener.accept()[0] as peer:
+        peer.recv(1)
+        peer.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
 
 
 def test_no_clear_key_in_its_files(server, make_terminal, keys):

@@ -98,12 +98,11 @@ static int look(const struct home *home, struct shown *ret_shown)
 {
     struct secure_module module;
     struct shown shown = {0};
-    int rc = pkcs11_module_tkp_pu(home->session, &shown.tkp_pu);
+    int rc = pkcs11_module_open(home->session, &module);
 
-    if (rc < 0)
-        return rc;
-    rc = pkcs11_module_open(home->session, &module);
     shown.tampered = rc == FAIL_NOT_FOUND;
+    if (rc == 0)
+        rc = pkcs11_module_tkp_pu(home->session, &shown.tkp_pu);
     if (rc < 0 && !shown.tampered)
         return rc;
     rc = pkcs11_module_tmk(home->session, &shown.tmk);
@@ -124,14 +123,17 @@ static int show(const struct home *home, const struct options *options)
     if (rc < 0)
         return rc;
     if (options->json)
-        return output_json(json_pack("{s:s, s:s, s:o, s:o}", "sn", home->sn, "state",
-                                     shown.tampered ? "tampered" : "ready", "public_key",
-                                     output_key_json(&shown.tkp_pu), "tmk",
-                                     shown.has_tmk ? output_tmk_json(&shown.tmk) : json_null()));
-    printf("SN   %s\nTKP  rsa:%u SHA-256 %s%s\nTMK  %s\n", home->sn, shown.tkp_pu.bits,
-           hex_encode(shown.tkp_pu.sha256, sizeof(shown.tkp_pu.sha256), sha256),
-           shown.tampered ? ", TKP_Pr destroyed" : "",
-           shown.has_tmk ? output_tmk_text(&shown.tmk, tmk) : "none");
+        return output_json(json_pack(
+            "{s:s, s:s, s:o, s:o}", "sn", home->sn, "state", shown.tampered ? "tampered" : "ready",
+            "public_key", shown.tampered ? json_null() : output_key_json(&shown.tkp_pu), "tmk",
+            shown.has_tmk ? output_tmk_json(&shown.tmk) : json_null()));
+    printf("SN   %s\n", home->sn);
+    if (shown.tampered)
+        puts("TKP  destroyed: the case was opened");
+    else
+        printf("TKP  rsa:%u SHA-256 %s\n", shown.tkp_pu.bits,
+               hex_encode(shown.tkp_pu.sha256, sizeof(shown.tkp_pu.sha256), sha256));
+    printf("TMK  %s\n", shown.has_tmk ? output_tmk_text(&shown.tmk, tmk) : "none");
     return 0;
 }
 
@@ -144,9 +146,9 @@ static int tamper(const struct home *home, const struct options *options)
     if (rc < 0)
         return rc;
     if (options->json)
-        return output_json(
-            json_pack("{s:s, s:[s, s]}", "sn", home->sn, "destroyed", "TKP_Pr", "TMK"));
-    printf("%s: TKP_Pr and the TMK are destroyed; tmkpos init makes a new terminal\n", home->sn);
+        return output_json(json_pack("{s:s, s:[s, s, s]}", "sn", home->sn, "destroyed", "TKP_Pr",
+                                     "TMK", "TKP_Pu"));
+    printf("%s: TKP and the TMK are destroyed; tmkpos init makes a new terminal\n", home->sn);
     return 0;
 }
 

@@ -37,7 +37,7 @@ static const struct command {
      command_download},
     {"show", "DIR [--json]", "print SN, key, and TMK type, version and KCV", "tmkpos show pos", "j",
      "", command_show},
-    {"tamper", "DIR [--json]", "do what an opened case does: destroy TKP_Pr and the TMK",
+    {"tamper", "DIR [--json]", "do what an opened case does: destroy TKP and the TMK",
      "tmkpos tamper pos", "j", "", command_tamper},
 };
 
