@@ -14,6 +14,20 @@
 
 enum { PID_TEXT_MAX = 32 };
 
+/* Its content is overwritten and its owner set: it must be nothing but the lock. */
+static int check_file(int fd, const char *path)
+{
+    struct stat status;
+    if (fstat(fd, &status) < 0)
+        return fail_system("looking at %s", path);
+    if (!S_ISREG(status.st_mode) || status.st_nlink != 1)
+        return fail(FAIL_CONFIG,
+                    "the lock file %s is not a file of its own (a device, a pipe or a hard link); "
+                    "remove it",
+                    path);
+    return 0;
+}
+
 static int write_pid(int fd, const char *path)
 {
     char text[PID_TEXT_MAX];
@@ -57,7 +71,9 @@ int lock_take(const char *registry_path, int *ret_fd)
     int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
     if (fd < 0)
         return fail_system("opening the lock file %s", path);
-    int rc = lock(fd, path);
+    int rc = check_file(fd, path);
+    if (rc == 0)
+        rc = lock(fd, path);
     if (rc == 0)
         rc = give_to_owner_of_directory(fd, path);
     if (rc)

@@ -706,6 +706,26 @@ static void locks_the_registry_once(void **state)
     assert_int_equal(lock_take("/no-such-directory/registry.db", &first), FAIL_SYSTEM);
 }
 
+static void locks_nothing_but_a_file_of_its_own(void **state)
+{
+    char other[sizeof(directory) + 32];
+    int lock = -1;
+    (void)state;
+    snprintf(other, sizeof(other), "%s", path_in_directory("other"));
+    int file = open(other, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+    assert_int_equal(write(file, "precious", 8), 8);
+    assert_int_equal(link(other, path_in_directory("registry.db.lock")), 0);
+    assert_int_equal(lock_take(path_in_directory("registry.db"), &lock), FAIL_CONFIG);
+    assert_int_equal(lseek(file, 0, SEEK_END), 8);
+    close(file);
+    assert_int_equal(unlink(other), 0);
+    assert_int_equal(unlink(path_in_directory("registry.db.lock")), 0);
+    assert_int_equal(mkfifo(path_in_directory("registry.db.lock"), 0600), 0);
+    assert_int_equal(lock_take(path_in_directory("registry.db"), &lock), FAIL_CONFIG);
+    assert_int_equal(unlink(path_in_directory("registry.db.lock")), 0);
+    assert_int_equal(lock, -1);
+}
+
 /* The server started as root made the lock; the keeper's user must be able to take it later. */
 static void lock_belongs_to_owner_of_directory(void **state)
 {
@@ -773,6 +793,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(makes_a_private_control_socket),
         cmocka_unit_test(does_not_remove_a_file_for_its_socket),
         cmocka_unit_test(locks_the_registry_once),
+        cmocka_unit_test(locks_nothing_but_a_file_of_its_own),
         cmocka_unit_test(lock_belongs_to_owner_of_directory),
         cmocka_unit_test(counts_by_address_not_port),
     };
