@@ -36,11 +36,13 @@ int vault_read_pin(const char *path, char ret_pin[static TOKEN_PIN_MAX + 1])
     int rc = check_pin_mode(path);
     if (rc < 0)
         return rc;
-    if ((rc = file_read(path, line, sizeof(line), &len)) < 0)
-        return fail_in(rc, "token.pin_file");
-    if (len > 0 && line[len - 1] == '\n')
+    rc = file_read(path, line, sizeof(line), &len);
+    if (rc == 0 && len > 0 && line[len - 1] == '\n')
         len--;
-    if (len == 0 || len > TOKEN_PIN_MAX || memchr(line, '\n', len) || memchr(line, '\0', len)) {
+    if (rc < 0) {
+        fail_in(rc, "token.pin_file");
+    } else if (len == 0 || len > TOKEN_PIN_MAX || memchr(line, '\n', len) ||
+               memchr(line, '\0', len)) {
         rc = fail(FAIL_CONFIG, "token.pin_file %s is not one line of 1 to %d characters", path,
                   TOKEN_PIN_MAX);
     } else {
