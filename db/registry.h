@@ -26,7 +26,11 @@ enum {
     SEAL_INPUT_MAX = 1024, /* bytes of the canonical form; its parts' maxima add up to less */
 };
 
-enum terminal_state { TERMINAL_DISABLED, TERMINAL_ENABLED };
+enum terminal_state {
+    TERMINAL_DISABLED,
+    TERMINAL_ENABLED,
+    TERMINAL_DAMAGED, /* in a list only: of its row nothing but the SN could be read */
+};
 
 /* Where the key of a tmk row is. The numbers are stored. */
 enum tmk_store {
@@ -83,7 +87,8 @@ int registry_find_key(struct registry *registry, const uint8_t spki_sha256[stati
                       char ret_sn[static SN_MAX + 1]);
 
 /* Terminals in the order of their SN, those after `after` ("" for all), at most limit of them.
- * each() returns 0 to go on; another value ends the walk and is returned. */
+ * each() returns 0 to go on; another value ends the walk and is returned. A row that cannot be read
+ * is TERMINAL_DAMAGED, with an SN and no more; when that cannot be read either: FAIL_SEAL. */
 typedef int registry_each(void *context, const struct terminal *terminal);
 int registry_list(struct registry *registry, const char *after, size_t limit, registry_each *each,
                   void *context);
@@ -130,7 +135,7 @@ int registry_reopen(struct registry *registry, const char *sn);
 size_t registry_seal_input(const struct terminal *terminal,
                            uint8_t ret_bytes[static SEAL_INPUT_MAX]);
 
-const char *terminal_state_name(enum terminal_state state);    /* "enabled", "disabled" */
+const char *terminal_state_name(enum terminal_state state);    /* "enabled", "disabled", ... */
 const char *delivery_status_name(enum delivery_status status); /* "none", "ready", ... */
 
 #endif

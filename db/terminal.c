@@ -184,6 +184,17 @@ int registry_find_key(struct registry *registry, const uint8_t spki_sha256[stati
     return rc;
 }
 
+/* What a list says of a row that read_terminal() refuses. */
+static int read_damaged(struct registry *registry, sqlite3_stmt *row, struct terminal *ret)
+{
+    struct terminal terminal = {.state = TERMINAL_DAMAGED};
+    int rc = read_sn(row, SN, terminal.sn);
+    if (rc)
+        return fail_in(rc, "registry %s", registry->path);
+    *ret = terminal;
+    return 0;
+}
+
 static int walk(struct registry *registry, sqlite3_stmt *row, registry_each *each, void *context)
 {
     for (;;) {
@@ -193,6 +204,8 @@ static int walk(struct registry *registry, sqlite3_stmt *row, registry_each *eac
             return 0;
         if (rc == 0)
             rc = read_terminal(registry, row, &terminal);
+        if (rc == FAIL_SEAL)
+            rc = read_damaged(registry, row, &terminal);
         if (rc == 0)
             rc = each(context, &terminal);
         if (rc)
@@ -314,5 +327,10 @@ int registry_update(struct registry *registry, const struct terminal *t)
 
 const char *terminal_state_name(enum terminal_state state)
 {
-    return state == TERMINAL_ENABLED ? "enabled" : "disabled";
+    static const char *const names[] = {
+        [TERMINAL_DISABLED] = "disabled",
+        [TERMINAL_ENABLED] = "enabled",
+        [TERMINAL_DAMAGED] = "damaged",
+    };
+    return names[state];
 }

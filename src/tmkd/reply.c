@@ -42,6 +42,9 @@ static json_t *tmk_of(const struct terminal *terminal)
 
 json_t *reply_terminal(const struct terminal *terminal)
 {
+    if (terminal->state == TERMINAL_DAMAGED)
+        return json_pack("{s:s, s:s}", "sn", terminal->sn, "state",
+                         terminal_state_name(terminal->state));
     return json_pack("{s:s, s:s, s:s, s:I, s:I, s:o, s:o}", "sn", terminal->sn, "state",
                      terminal_state_name(terminal->state), "batch", terminal->batch, "created",
                      (json_int_t)terminal->created, "changed", (json_int_t)terminal->changed,

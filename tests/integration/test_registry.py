@@ -112,6 +112,16 @@ def test_whole_rows_swapped(house, keys):
     assert_served(house, *terminals(house, keys, 2, 3))
 
 
+def test_a_damaged_row_is_listed(house):
+    edit(house, ("UPDATE terminal SET spki_sha256 = ? WHERE sn = 'R-1'", (bytes(32),)))
+    listed = house.ctl_json("terminal", "list")
+    assert [terminal["sn"] for terminal in listed] == ["R-0", "R-1", "R-2", "R-3"]
+    assert [terminal["state"] for terminal in listed if terminal["sn"] != "R-1"] == ["enabled"] * 3
+    assert listed[1] == {"sn": "R-1", "state": "damaged"}
+    assert "damaged" in house.ctl_ok("terminal", "list")
+    assert "R-1" in house.ctl("terminal", "show", "R-1").stderr
+
+
 def test_tmk_rows_swapped(house, keys):
     edit(
         house,

@@ -496,6 +496,14 @@ static void test_a_list_by_pages(void **state)
 
 /* --- rows edited with other tools --- */
 
+static int note_damaged(void *context, const struct terminal *terminal)
+{
+    (void)context;
+    assert_string_equal(terminal->sn, "SN1");
+    assert_string_equal(terminal_state_name(terminal->state), "damaged");
+    return 0;
+}
+
 static void test_impossible_values_are_a_broken_seal(void **state)
 {
     struct room *room = *state;
@@ -544,7 +552,6 @@ static void test_impossible_values_are_a_broken_seal(void **state)
         {"UPDATE delivery SET confirmed_at = 'never'", "confirmed_at"},
     };
     struct terminal terminal = make_terminal("SN1", 1), found;
-    struct list list = {0};
     add(room->registry, &terminal);
     assert_int_equal(registry_begin(room->registry), 0);
     assert_int_equal(registry_delivered(room->registry, "SN1", 1, 1, 1700000001, 0), 0);
@@ -560,7 +567,7 @@ static void test_impossible_values_are_a_broken_seal(void **state)
             fail_msg("not noticed: %s", edits[i].sql);
         assert_says(edits[i].says);
         assert_says("SN1");
-        assert_int_equal(registry_list(room->registry, "", 9, note_sn, &list), FAIL_SEAL);
+        assert_int_equal(registry_list(room->registry, "", 9, note_damaged, NULL), 0);
         edit(room, "DELETE FROM terminal; INSERT INTO terminal SELECT * FROM t;"
                    "DELETE FROM tmk; INSERT INTO tmk SELECT * FROM k;"
                    "DELETE FROM delivery; INSERT INTO delivery SELECT * FROM d");

@@ -56,7 +56,9 @@ static const struct command commands[] = {
     {"terminal add", "SN", OPTION_BIT(OPTION_KEY) | OPTION_BIT(OPTION_TMK), "add one terminal",
      "The key is an RSA public key of 2048, 3072 or 4096 bits.\n",
      "tmkctl -c tmkd.conf terminal add POS-0001 --key pos-0001.pem", command_terminal_add},
-    {"terminal list", NULL, 0, "list all terminals", "In the order of their SN.\n",
+    {"terminal list", NULL, 0, "list all terminals",
+     "In the order of their SN. One whose row in the registry was edited or is damaged,\n"
+     "so that it cannot be read, has the state damaged; terminal show says more.\n",
      "tmkctl -c tmkd.conf terminal list --json", command_terminal_list},
     {"terminal show", "SN", 0, "show one terminal",
      "The status of its TMK is none, ready (never delivered), delivered (sent, not\n"
