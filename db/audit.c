@@ -94,10 +94,24 @@ static int read_last(struct registry *registry, struct link *ret_last)
         rc = statement_row(registry, row);
     if (rc == 0)
         rc = read_link(row, ret_last);
-    statement_end(row);
+    statement_end(registry, row);
     if (rc != FAIL_NOT_FOUND)
         return rc;
     *ret_last = (struct link){0};
+    return 0;
+}
+
+/* As read_last(), and it is the one that this transaction has added last, if it has added any. */
+static int read_own_last(struct registry *registry, struct link *ret_last)
+{
+    const struct log_end *own = &registry->appended;
+    int rc = read_last(registry, ret_last);
+    if (rc || own->seq == 0)
+        return rc;
+    if (ret_last->record.seq != own->seq ||
+        memcmp(ret_last->hash, own->hash, AUDIT_HASH_LEN) != 0 || ret_last->seal_len > 0)
+        return fail(FAIL_REGISTRY, "registry %s: audit record %lld did not stay as it was added",
+                    registry->path, (long long)own->seq);
     return 0;
 }
 
@@ -115,8 +129,8 @@ static int insert_record(struct registry *registry, const struct audit_record *r
                     bind_text(row, 6, record->detail) || bind_blob(row, 7, hash, AUDIT_HASH_LEN)))
         rc = sqlite_fail(registry->db, registry->path, "add an audit record");
     if (rc == 0)
-        rc = statement_finish(registry, row, NULL);
-    statement_end(row);
+        rc = change_row(registry, row);
+    statement_end(registry, row);
     return rc;
 }
 
@@ -125,7 +139,7 @@ int audit_append(struct registry *registry, struct audit_record *record)
     struct link last = {0};
     uint8_t hash[AUDIT_HASH_LEN];
     /* Read each time, within the transaction: other processes append too. */
-    int rc = read_last(registry, &last);
+    int rc = read_own_last(registry, &last);
     if (rc)
         return rc;
     struct audit_record next = *record;
@@ -134,8 +148,8 @@ int audit_append(struct registry *registry, struct audit_record *record)
     rc = insert_record(registry, &next, hash);
     if (rc)
         return rc;
-    registry->unsealed = 1;
-    record->seq = next.seq;
+    registry->appended.seq = record->seq = next.seq;
+    memcpy(registry->appended.hash, hash, AUDIT_HASH_LEN);
     return 0;
 }
 
@@ -147,8 +161,8 @@ static int insert_seal(struct registry *registry, int64_t seq, const uint8_t sea
     if (rc == 0 && (sqlite3_bind_int64(row, 1, seq) || bind_blob(row, 2, seal, SEAL_LEN)))
         rc = sqlite_fail(registry->db, registry->path, "seal the audit log");
     if (rc == 0)
-        rc = statement_finish(registry, row, NULL);
-    statement_end(row);
+        rc = change_row(registry, row);
+    statement_end(registry, row);
     return rc;
 }
 
@@ -156,15 +170,15 @@ int audit_seal(struct registry *registry, audit_sealer *seal, void *context)
 {
     struct link last = {0};
     uint8_t bytes[SEAL_LEN];
-    int rc = read_last(registry, &last);
-    /* All records of the transaction may have been undone with their parts. */
-    if (rc == 0 && last.record.seq > 0 && last.seal_len == 0) {
-        rc = seal(context, last.hash, bytes);
-        if (rc == 0)
-            rc = insert_seal(registry, last.record.seq, bytes);
-    }
+    if (registry->appended.seq == 0) /* or all records were undone with their parts */
+        return 0;
+    int rc = read_own_last(registry, &last);
     if (rc == 0)
-        registry->unsealed = 0;
+        rc = seal(context, last.hash, bytes);
+    if (rc == 0)
+        rc = insert_seal(registry, last.record.seq, bytes);
+    if (rc == 0)
+        registry->appended.seq = 0;
     return rc;
 }
 
@@ -232,7 +246,7 @@ static int check_no_stray_seal(struct registry *registry)
     if (rc == 0)
         rc = fail(FAIL_SEAL, "audit record %lld is missing, its seal is there: the log was edited",
                   (long long)sqlite3_column_int64(row, 0));
-    statement_end(row);
+    statement_end(registry, row);
     return rc == FAIL_NOT_FOUND ? 0 : rc;
 }
 
@@ -255,7 +269,7 @@ int audit_verify(struct registry *registry, audit_sealer *seal, void *context, i
     int rc = walk_begin(registry, INT64_MIN, SIZE_MAX, &row);
     if (rc == 0)
         rc = check_chain(registry, row, seal, context, &last);
-    statement_end(row);
+    statement_end(registry, row);
     if (rc == 0 && last.record.seq > 0 && last.seal_len == 0)
         rc = fail(FAIL_SEAL, "audit record %lld, the last one, is not sealed: the log was edited",
                   (long long)last.record.seq);
@@ -289,6 +303,6 @@ int audit_list(struct registry *registry, int64_t after, size_t limit, audit_eac
     int rc = walk_begin(registry, after, limit, &row);
     if (rc == 0)
         rc = walk(registry, row, each, context);
-    statement_end(row);
+    statement_end(registry, row);
     return rc;
 }

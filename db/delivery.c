@@ -16,16 +16,16 @@ int registry_delivered(struct registry *registry, const char *sn, int64_t row_ve
                        uint32_t tmk_version, int64_t now, int again)
 {
     sqlite3_stmt *row = NULL;
-    int rows = 0;
+    int changed = 0;
     int rc = change_begin(registry, QUERY_DELIVERED, count_delivery, &row);
     if (rc == 0 && (bind_text(row, 1, sn) || sqlite3_bind_int64(row, 2, row_version) ||
                     sqlite3_bind_int64(row, 3, tmk_version) || sqlite3_bind_int64(row, 4, now) ||
                     sqlite3_bind_int(row, 5, again != 0)))
         rc = sqlite_fail(registry->db, registry->path, "count a delivery");
     if (rc == 0)
-        rc = statement_finish(registry, row, &rows);
-    statement_end(row);
-    if (rc == 0 && rows == 0)
+        rc = change_finish(registry, row, &changed);
+    statement_end(registry, row);
+    if (rc == 0 && !changed)
         rc = fail(FAIL_REFUSED,
                   "TMK %u of terminal %s is confirmed already, or the terminal was changed "
                   "meanwhile",
@@ -36,7 +36,7 @@ int registry_delivered(struct registry *registry, const char *sn, int64_t row_ve
 int registry_confirmed(struct registry *registry, const char *sn, uint32_t tmk_version, int64_t now)
 {
     sqlite3_stmt *row = NULL;
-    int rows = 0;
+    int changed = 0;
     int rc =
         change_begin(registry, QUERY_CONFIRMED,
                      "UPDATE delivery SET confirmed_at = ?3 WHERE sn = ?1 AND version = ?2", &row);
@@ -44,9 +44,9 @@ int registry_confirmed(struct registry *registry, const char *sn, uint32_t tmk_v
                     sqlite3_bind_int64(row, 3, now)))
         rc = sqlite_fail(registry->db, registry->path, "record a confirmation");
     if (rc == 0)
-        rc = statement_finish(registry, row, &rows);
-    statement_end(row);
-    if (rc == 0 && rows == 0)
+        rc = change_finish(registry, row, &changed);
+    statement_end(registry, row);
+    if (rc == 0 && !changed)
         rc = fail(FAIL_NOT_FOUND, "TMK %u of terminal %s was never delivered", tmk_version, sn);
     return rc;
 }
@@ -54,6 +54,7 @@ int registry_confirmed(struct registry *registry, const char *sn, uint32_t tmk_v
 /* Confirmed no more; a TMK that was not yet delivered, or not yet confirmed, is open anyway. */
 static int unconfirm(struct registry *registry, const struct terminal *terminal)
 {
+    int changed = 0;
     sqlite3_stmt *row = NULL;
     int rc =
         change_begin(registry, QUERY_REOPEN,
@@ -62,8 +63,11 @@ static int unconfirm(struct registry *registry, const struct terminal *terminal)
         (bind_text(row, 1, terminal->sn) || sqlite3_bind_int64(row, 2, terminal->tmk.version)))
         rc = sqlite_fail(registry->db, registry->path, "reopen a delivery");
     if (rc == 0)
-        rc = statement_finish(registry, row, NULL);
-    statement_end(row);
+        rc = change_finish(registry, row, &changed);
+    statement_end(registry, row);
+    if (rc == 0 && !changed && terminal->delivered_count > 0)
+        rc = fail(FAIL_REGISTRY, "registry %s: terminal %s was not reopened", registry->path,
+                  terminal->sn);
     return rc;
 }
 

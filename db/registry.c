@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "common/fail.h"
 #include "common/file.h"
@@ -14,6 +15,14 @@ enum { BUSY_MS = 2000 }; /* how long a writer waits for another one */
 static int not_there(const char *path)
 {
     return fail(FAIL_CONFIG, "there is no registry at %s: `tmkctl init` makes one", path);
+}
+
+static int not_writable(const char *path)
+{
+    return fail(FAIL_CONFIG,
+                "registry %s cannot be written by uid %u: it must own the file, those beside it "
+                "(-wal, -shm) and their directory",
+                path, geteuid());
 }
 
 /* Made empty here, because SQLite would make it readable for all; -wal and -shm get its mode. */
@@ -79,6 +88,22 @@ static int bring_up_to_date(const struct registry *registry, enum registry_mode 
     return version < migrations_count ? schema_migrate(registry->db, registry->path) : 0;
 }
 
+static int look_at_schema(struct registry *registry)
+{
+    int rc = schema_look(registry);
+    statement_end(registry, NULL);
+    return rc;
+}
+
+/* Begins a transaction to see whether -wal and -shm can be written too. While another process has
+ * one, that is not known; the file is then no worse than busy. */
+static int try_to_write(struct registry *registry)
+{
+    int rc = registry_begin(registry);
+    registry_rollback(registry);
+    return rc == FAIL_BUSY ? 0 : rc;
+}
+
 static struct registry *make_registry(const char *path)
 {
     struct registry *registry = calloc(1, sizeof(*registry));
@@ -86,6 +111,28 @@ static struct registry *make_registry(const char *path)
         return registry;
     free(registry);
     return NULL;
+}
+
+static int open_to_read(struct registry *registry, enum registry_mode mode)
+{
+    int rc = configure(registry, mode);
+    if (rc == 0)
+        rc = bring_up_to_date(registry, mode);
+    return rc == 0 ? look_at_schema(registry) : rc;
+}
+
+/* SQLite opens a file that it may not write as one to be read, and does not say so. */
+static int open_to_write(struct registry *registry, enum registry_mode mode)
+{
+    if (sqlite3_db_readonly(registry->db, "main"))
+        return not_writable(registry->path);
+    int rc = open_to_read(registry, mode);
+    if (rc == 0)
+        rc = try_to_write(registry);
+    int code = sqlite3_errcode(registry->db) & 0xff; /* the primary of an extended code */
+    if (rc == FAIL_REGISTRY && (code == SQLITE_READONLY || code == SQLITE_CANTOPEN))
+        rc = not_writable(registry->path);
+    return rc;
 }
 
 int registry_open(const char *path, enum registry_mode mode, struct registry **ret_registry)
@@ -98,9 +145,7 @@ int registry_open(const char *path, enum registry_mode mode, struct registry **r
     if (rc == 0)
         rc = open_file(registry);
     if (rc == 0)
-        rc = configure(registry, mode);
-    if (rc == 0)
-        rc = bring_up_to_date(registry, mode);
+        rc = mode == REGISTRY_READ ? open_to_read(registry, mode) : open_to_write(registry, mode);
     if (rc == 0) {
         *ret_registry = registry;
         registry = NULL;
@@ -122,14 +167,20 @@ void registry_close(struct registry *registry)
 
 int registry_begin(struct registry *registry)
 {
-    registry->unsealed = 0;
-    return sqlite_run(registry->db, registry->path, "BEGIN IMMEDIATE");
+    registry->appended.seq = 0;
+    int rc = sqlite_run(registry->db, registry->path, "BEGIN IMMEDIATE");
+    if (rc)
+        return rc;
+    rc = look_at_schema(registry);
+    if (rc)
+        registry_rollback(registry);
+    return rc;
 }
 
 int registry_commit(struct registry *registry)
 {
     int rc = 0;
-    if (registry->unsealed)
+    if (registry->appended.seq)
         rc = fail(FAIL_REGISTRY, "registry %s: the audit log is not sealed; nothing was changed",
                   registry->path);
     if (rc == 0)
@@ -141,7 +192,7 @@ int registry_commit(struct registry *registry)
 
 void registry_rollback(struct registry *registry)
 {
-    registry->unsealed = 0;
+    registry->appended.seq = 0;
     sqlite_undo(registry->db);
 }
 
@@ -149,6 +200,7 @@ int registry_part_begin(struct registry *registry)
 {
     if (sqlite3_get_autocommit(registry->db)) /* there, SAVEPOINT would begin a transaction */
         return fail(FAIL_REGISTRY, "registry %s: no transaction is open", registry->path);
+    registry->appended_before_part = registry->appended;
     return sqlite_run(registry->db, registry->path, "SAVEPOINT part");
 }
 
@@ -162,4 +214,6 @@ void registry_part_undo(struct registry *registry)
 {
     if (sqlite_run(registry->db, registry->path, "ROLLBACK TO part; RELEASE part"))
         registry_rollback(registry);
+    else
+        registry->appended = registry->appended_before_part;
 }

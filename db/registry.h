@@ -74,12 +74,15 @@ enum registry_mode {
 };
 
 /* Opens the file; REGISTRY_WRITE and _CREATE bring its schema up to date (schema/NNN_name.sql, all
- * in one transaction). FAIL_CONFIG when it is not there or is of a newer schema. */
+ * in one transaction). FAIL_CONFIG when it is not there, is of a newer schema, or is to be written
+ * and this user may not write it or beside it; FAIL_REGISTRY when its schema holds anything but
+ * what tmkd makes (a trigger, a view: the sentence names it). Each look-up and each
+ * registry_begin() refuses the same later, when the schema is edited meanwhile. */
 int registry_open(const char *path, enum registry_mode mode, struct registry **ret_registry);
 void registry_close(struct registry *registry);
 
 /* The terminal, its newest TMK and status. FAIL_NOT_FOUND. The one query of the serving path:
- * by primary keys, one prepared statement. */
+ * by primary keys, one prepared statement. FAIL_SEAL when the row found is of another SN. */
 int registry_find(struct registry *registry, const char *sn, struct terminal *ret_terminal);
 
 /* The SN that has this TKP_Pu. FAIL_NOT_FOUND. */

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "common/fail.h"
+#include "db/schema.h"
 
 int sqlite_fail(sqlite3 *db, const char *path, const char *what)
 {
@@ -26,8 +27,8 @@ void sqlite_undo(sqlite3 *db)
         sqlite3_exec(db, "ROLLBACK", NULL, NULL, NULL);
 }
 
-int statement_begin(struct registry *registry, enum query query, const char *sql,
-                    sqlite3_stmt **ret_statement)
+static int prepare(struct registry *registry, enum query query, const char *sql,
+                   sqlite3_stmt **ret_statement)
 {
     sqlite3_stmt **prepared = &registry->prepared[query];
     if (!*prepared && sqlite3_prepare_v3(registry->db, sql, -1, SQLITE_PREPARE_PERSISTENT, prepared,
@@ -35,6 +36,34 @@ int statement_begin(struct registry *registry, enum query query, const char *sql
         return sqlite_fail(registry->db, registry->path, "prepare");
     *ret_statement = *prepared;
     return 0;
+}
+
+/* Every schema that SQLite has read for this connection was looked at in the transaction in which
+ * it was read: so a number that is known stands for a schema that is known, whoever set it. */
+int schema_look(struct registry *registry)
+{
+    sqlite3_stmt *row = NULL;
+    int rc = prepare(registry, QUERY_SCHEMA, "PRAGMA main.schema_version", &row);
+    sqlite3_reset(row);
+    if (rc == 0)
+        rc = statement_row(registry, row);
+    if (rc)
+        return rc;
+    int schema = sqlite3_column_int(row, 0);
+    if (registry->schema_fits && registry->schema == schema)
+        return 0;
+    registry->schema = schema;
+    rc = schema_check(registry->db, registry->path);
+    registry->schema_fits = rc == 0;
+    return rc;
+}
+
+int statement_begin(struct registry *registry, enum query query, const char *sql,
+                    sqlite3_stmt **ret_statement)
+{
+    /* Within registry_begin() and _commit() nobody else changes the schema. */
+    int rc = sqlite3_get_autocommit(registry->db) ? schema_look(registry) : 0;
+    return rc == 0 ? prepare(registry, query, sql, ret_statement) : rc;
 }
 
 int change_begin(struct registry *registry, enum query query, const char *sql,
@@ -58,21 +87,34 @@ int statement_row(struct registry *registry, sqlite3_stmt *statement)
     }
 }
 
-int statement_finish(struct registry *registry, sqlite3_stmt *statement, int *ret_rows)
+int change_finish(struct registry *registry, sqlite3_stmt *statement, int *ret_changed)
 {
     if (sqlite3_step(statement) != SQLITE_DONE)
         return sqlite_fail(registry->db, registry->path, "write");
-    if (ret_rows)
-        *ret_rows = sqlite3_changes(registry->db);
+    int rows = sqlite3_changes(registry->db);
+    if (rows > 1)
+        return fail(FAIL_REGISTRY, "registry %s: %d rows were changed instead of one",
+                    registry->path, rows);
+    *ret_changed = rows == 1;
     return 0;
 }
 
-void statement_end(sqlite3_stmt *statement)
+int change_row(struct registry *registry, sqlite3_stmt *statement)
 {
-    if (!statement)
-        return;
-    sqlite3_reset(statement);
-    sqlite3_clear_bindings(statement);
+    int changed = 0;
+    int rc = change_finish(registry, statement, &changed);
+    if (rc == 0 && !changed)
+        rc = fail(FAIL_REGISTRY, "registry %s: a row was not written", registry->path);
+    return rc;
+}
+
+void statement_end(struct registry *registry, sqlite3_stmt *statement)
+{
+    if (statement) {
+        sqlite3_reset(statement);
+        sqlite3_clear_bindings(statement);
+    }
+    sqlite3_reset(registry->prepared[QUERY_SCHEMA]);
 }
 
 int bind_text(sqlite3_stmt *statement, int parameter, const char *text)

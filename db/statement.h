@@ -18,6 +18,7 @@
 
 /* The statements of the serving path and of the changes, each prepared at its first use. */
 enum query {
+    QUERY_SCHEMA,
     QUERY_FIND,
     QUERY_FIND_KEY,
     QUERY_LIST,
@@ -36,11 +37,20 @@ enum query {
     QUERIES /* how many there are */
 };
 
+/* An audit record, as far as the next one hangs on it. */
+struct log_end {
+    int64_t seq; /* 0: none */
+    uint8_t hash[DIGEST_LEN];
+};
+
 struct registry {
     sqlite3 *db;
     char *path;
     sqlite3_stmt *prepared[QUERIES];
-    int unsealed; /* this transaction has audit records and no seal yet */
+    int schema_fits;         /* the schema of this number is what the migrations make */
+    int schema;              /* SQLite's count of the changes of a schema */
+    struct log_end appended; /* the last record this transaction has added and not yet sealed */
+    struct log_end appended_before_part;
 };
 
 /* Keeps "registry PATH: WHAT: SQLite's words". FAIL_BUSY when another has the lock, else
@@ -53,7 +63,13 @@ int sqlite_run(sqlite3 *db, const char *path, const char *sql);
 /* Rolls back if there is a transaction, which SQLite may have ended itself (a full disk). */
 void sqlite_undo(sqlite3 *db);
 
-/* The prepared statement, unbound; give it back with statement_end(). */
+/* Begins a read transaction, unless one is open already, and looks whether the schema in it is what
+ * the migrations make (db/schema.h). Mostly that is one number compared, some microseconds. The
+ * transaction lasts until statement_end(). */
+int schema_look(struct registry *registry);
+
+/* The prepared statement, unbound, in a transaction whose schema was looked at; give it back with
+ * statement_end(). */
 int statement_begin(struct registry *registry, enum query query, const char *sql,
                     sqlite3_stmt **ret_statement);
 
@@ -65,11 +81,16 @@ int change_begin(struct registry *registry, enum query query, const char *sql,
 /* Steps to the next row. FAIL_NOT_FOUND (with no sentence of its own) when there is none. */
 int statement_row(struct registry *registry, sqlite3_stmt *statement);
 
-/* Steps a change to its end; how many rows it changed into *ret_rows, which may be NULL. */
-int statement_finish(struct registry *registry, sqlite3_stmt *statement, int *ret_rows);
+/* Steps a change to its end; whether it changed its row into *ret_changed. FAIL_REGISTRY when it
+ * changed more than one. */
+int change_finish(struct registry *registry, sqlite3_stmt *statement, int *ret_changed);
 
-/* Ends the read transaction the statement may hold open. NULL is accepted. */
-void statement_end(sqlite3_stmt *statement);
+/* As change_finish(); FAIL_REGISTRY when no row was changed: a trigger can have that effect. */
+int change_row(struct registry *registry, sqlite3_stmt *statement);
+
+/* Ends the read transaction that statement_begin() or schema_look() has begun. A statement of NULL
+ * is accepted. */
+void statement_end(struct registry *registry, sqlite3_stmt *statement);
 
 /* Bind values that stay until statement_end(). Each returns an SQLite code, 0 for done, so that
  * a caller can "or" them. */

@@ -153,6 +153,7 @@ static int read_terminal(struct registry *registry, sqlite3_stmt *row, struct te
 int registry_find(struct registry *registry, const char *sn, struct terminal *ret_terminal)
 {
     sqlite3_stmt *row = NULL;
+    struct terminal found;
     int rc = statement_begin(registry, QUERY_FIND, SELECT_TERMINAL " WHERE t.sn = ?1", &row);
     if (rc == 0 && bind_text(row, 1, sn))
         rc = sqlite_fail(registry->db, registry->path, "find a terminal");
@@ -161,8 +162,13 @@ int registry_find(struct registry *registry, const char *sn, struct terminal *re
     if (rc == FAIL_NOT_FOUND)
         fail(rc, "terminal %s is not registered", sn);
     if (rc == 0)
-        rc = read_terminal(registry, row, ret_terminal);
-    statement_end(row);
+        rc = read_terminal(registry, row, &found);
+    statement_end(registry, row);
+    if (rc == 0 && strcmp(found.sn, sn) != 0)
+        rc = fail(FAIL_SEAL, "registry %s: asked for terminal %s it gives %s: the file was edited",
+                  registry->path, sn, found.sn);
+    if (rc == 0)
+        *ret_terminal = found;
     return rc;
 }
 
@@ -180,7 +186,7 @@ int registry_find_key(struct registry *registry, const uint8_t spki_sha256[stati
         fail(rc, "no terminal has this public key");
     if (rc == 0)
         rc = read_sn(row, 0, ret_sn);
-    statement_end(row);
+    statement_end(registry, row);
     return rc;
 }
 
@@ -224,7 +230,7 @@ int registry_list(struct registry *registry, const char *after, size_t limit, re
         rc = sqlite_fail(registry->db, registry->path, "list the terminals");
     if (rc == 0)
         rc = walk(registry, row, each, context);
-    statement_end(row);
+    statement_end(registry, row);
     return rc;
 }
 
@@ -236,7 +242,7 @@ int registry_count(struct registry *registry, int64_t *ret_count)
         rc = statement_row(registry, row);
     if (rc == 0)
         *ret_count = sqlite3_column_int64(row, 0);
-    statement_end(row);
+    statement_end(registry, row);
     return rc;
 }
 
@@ -268,9 +274,9 @@ static int add_row(struct registry *registry, const struct terminal *t)
          bind_blob(row, 9, t->seal, SEAL_LEN)))
         rc = sqlite_fail(registry->db, registry->path, "add a terminal");
     if (rc == 0)
-        rc = statement_finish(registry, row, NULL);
+        rc = change_row(registry, row);
     int code = sqlite3_extended_errcode(registry->db);
-    statement_end(row);
+    statement_end(registry, row);
     if (rc && (code == SQLITE_CONSTRAINT_PRIMARYKEY || code == SQLITE_CONSTRAINT_UNIQUE))
         return explain_conflict(registry, t);
     return rc;
@@ -290,8 +296,8 @@ static int add_tmk(struct registry *registry, const struct terminal *t)
          bind_blob(row, 6, t->wrapped, t->wrapped_len)))
         rc = sqlite_fail(registry->db, registry->path, "add a TMK");
     if (rc == 0)
-        rc = statement_finish(registry, row, NULL);
-    statement_end(row);
+        rc = change_row(registry, row);
+    statement_end(registry, row);
     return rc;
 }
 
@@ -306,7 +312,7 @@ int registry_add(struct registry *registry, const struct terminal *terminal)
 int registry_update(struct registry *registry, const struct terminal *t)
 {
     sqlite3_stmt *row = NULL;
-    int rows = 0;
+    int changed = 0;
     int rc = change_begin(registry, QUERY_UPDATE,
                           "UPDATE terminal SET state = ?1, batch = ?2, row_version = ?3,"
                           " changed = ?4, seal = ?5 WHERE sn = ?6 AND row_version = ?3 - 1",
@@ -317,9 +323,9 @@ int registry_update(struct registry *registry, const struct terminal *t)
          bind_blob(row, 5, t->seal, SEAL_LEN) || bind_text(row, 6, t->sn)))
         rc = sqlite_fail(registry->db, registry->path, "change a terminal");
     if (rc == 0)
-        rc = statement_finish(registry, row, &rows);
-    statement_end(row);
-    if (rc == 0 && rows == 0)
+        rc = change_finish(registry, row, &changed);
+    statement_end(registry, row);
+    if (rc == 0 && !changed)
         rc =
             fail(FAIL_BUSY, "terminal %s was changed by somebody else meanwhile; try again", t->sn);
     return rc;

@@ -15,6 +15,7 @@
 #include "common/fail.h"
 #include "db/audit.h"
 #include "db/registry.h"
+#include "db/statement.h" /* only for slip_in(), which no door leads to */
 
 #include <cmocka.h>
 #include <openssl/sha.h>
@@ -282,6 +283,68 @@ static void test_a_reader_changes_nothing(void **state)
     assert_int_equal(rc, FAIL_REGISTRY);
     registry_close(reader);
     assert_int_equal(count_terminals(room->registry), 0);
+}
+
+/* Root may write whatever its mode: the files are nobody's, and so is this process for a while. */
+static void be_nobody(const struct room *room)
+{
+    enum { NOBODY = 65534 };
+    if (geteuid() != 0)
+        return;
+    assert_int_equal(chown(room->directory, NOBODY, NOBODY), 0);
+    assert_int_equal(chown(room->path, NOBODY, NOBODY), 0);
+    assert_int_equal(seteuid(NOBODY), 0);
+}
+
+static void be_oneself(void)
+{
+    assert_int_equal(seteuid(getuid()), 0);
+}
+
+static void assert_not_writable(struct room *room)
+{
+    be_nobody(room);
+    int rc = registry_open(room->path, REGISTRY_WRITE, &room->registry);
+    be_oneself();
+    assert_int_equal(rc, FAIL_CONFIG);
+    assert_says(room->path);
+    assert_says("cannot be written");
+}
+
+static void test_a_registry_that_cannot_be_written(void **state)
+{
+    struct room *room = *state;
+    registry_close(room->registry);
+    room->registry = NULL;
+    assert_int_equal(chmod(room->path, 0400), 0);
+    assert_not_writable(room);
+    assert_int_equal(chmod(room->path, 0600), 0);
+    assert_int_equal(chmod(room->directory, 0500), 0);
+    assert_not_writable(room);
+    assert_int_equal(chmod(room->directory, 0700), 0);
+    be_nobody(room);
+    int rc = registry_open(room->path, REGISTRY_WRITE, &room->registry);
+    be_oneself();
+    assert_int_equal(rc, 0);
+}
+
+/* Another user's registry is open: its log is there, and not this user's to write. */
+static void test_a_log_that_cannot_be_written(void **state)
+{
+    static const char *const names[] = {"registry.db-wal", "registry.db-shm"};
+    struct room *room = *state;
+    struct room other = *room;
+    struct terminal terminal = make_terminal("SN1", 1);
+    add(room->registry, &terminal);
+    for (size_t i = 0; i < 2; i++) {
+        char path[64];
+        in_room(room, names[i], path);
+        assert_int_equal(chmod(path, 0400), 0);
+        if (geteuid() == 0)
+            assert_int_equal(chown(path, 65534, 65534), 0);
+    }
+    assert_not_writable(&other);
+    assert_int_equal(count_terminals(room->registry), 1);
 }
 
 /* --- terminals --- */
@@ -592,16 +655,6 @@ static void test_an_impossible_sn_is_a_broken_seal(void **state)
         edit(room, edits[i]);
         assert_int_equal(registry_find_key(room->registry, terminal.spki_sha256, sn), FAIL_SEAL);
     }
-}
-
-static void test_a_registry_without_its_table(void **state)
-{
-    struct room *room = *state;
-    struct terminal found;
-    shell(room, "DROP TABLE terminal");
-    assert_int_equal(registry_find(room->registry, "SN1", &found), FAIL_REGISTRY);
-    assert_says(room->path);
-    assert_says("no such table");
 }
 
 /* --- transactions --- */
@@ -1236,6 +1289,231 @@ static void test_a_record_of_the_largest_fields(void **state)
     assert_memory_equal(&list.records[0], &record, sizeof(record));
 }
 
+/* --- a schema edited with other tools --- */
+
+/* What somebody may put into the file, and the object that is then named. */
+static const struct {
+    const char *sql, *says;
+} schema_edits[] = {
+    {"CREATE TRIGGER aa BEFORE INSERT ON audit WHEN NEW.event IN ('delivered', 'confirmed')"
+     " BEGIN SELECT RAISE(IGNORE); END",
+     "trigger aa"},
+    {"CREATE TRIGGER bb AFTER INSERT ON audit BEGIN DELETE FROM delivery; END", "trigger bb"},
+    {"DROP TRIGGER audit_is_not_deleted", "trigger audit_is_not_deleted is missing"},
+    {"DROP TRIGGER audit_has_no_gap; CREATE TRIGGER audit_has_no_gap BEFORE INSERT ON audit"
+     " BEGIN SELECT RAISE(IGNORE); END",
+     "trigger audit_has_no_gap"},
+    {"CREATE VIEW vv AS SELECT * FROM terminal", "view vv"},
+    {"CREATE INDEX ii ON terminal (state)", "index ii"},
+    {"CREATE TABLE tt (x)", "table tt"},
+    {"ANALYZE", "table sqlite_stat1"},
+    {"DROP TABLE audit_seal", "table audit_seal is missing"},
+    {"DROP TABLE terminal", "table terminal is missing"},
+    {"ALTER TABLE terminal ADD COLUMN x INTEGER", "table terminal"},
+    {"PRAGMA legacy_alter_table = ON; ALTER TABLE terminal RENAME TO t0;"
+     "CREATE VIEW terminal AS SELECT * FROM t0",
+     "table t0"},
+    {"PRAGMA writable_schema = ON; UPDATE sqlite_schema SET sql ="
+     " replace(sql, 'TEXT    NOT NULL PRIMARY KEY', 'TEXT COLLATE NOCASE NOT NULL PRIMARY KEY')",
+     "table terminal"},
+    {"PRAGMA writable_schema = ON; UPDATE sqlite_schema SET sql = replace(sql, 'STRICT', '')"
+     " WHERE name = 'audit'",
+     "table audit"},
+};
+enum { SCHEMA_EDITS = sizeof(schema_edits) / sizeof(schema_edits[0]) };
+
+static void assert_schema_refused(int rc, const struct room *room, const char *says)
+{
+    assert_int_equal(rc, FAIL_REGISTRY);
+    assert_says(room->path);
+    assert_says(says);
+}
+
+/* A file of its own for each edit, because not all can be undone. */
+static void open_new(const struct room *room, struct room *ret_new)
+{
+    static const char *const names[] = {"new.db", "new.db-wal", "new.db-shm"};
+    *ret_new = *room;
+    for (size_t i = 0; i < 3; i++) {
+        in_room(room, names[i], ret_new->path);
+        unlink(ret_new->path);
+    }
+    in_room(room, "new.db", ret_new->path);
+    assert_int_equal(registry_open(ret_new->path, REGISTRY_CREATE, &ret_new->registry), 0);
+}
+
+static void test_an_edited_schema_is_not_opened(void **state)
+{
+    struct room room;
+    for (size_t i = 0; i < SCHEMA_EDITS; i++) {
+        open_new(*state, &room);
+        registry_close(room.registry);
+        shell(&room, schema_edits[i].sql);
+        for (int mode = REGISTRY_READ; mode <= REGISTRY_CREATE; mode++)
+            assert_schema_refused(
+                registry_open(room.path, (enum registry_mode)mode, &room.registry), &room,
+                schema_edits[i].says);
+    }
+}
+
+static void test_a_schema_edited_meanwhile_is_refused(void **state)
+{
+    struct room room;
+    for (size_t i = 0; i < SCHEMA_EDITS; i++) {
+        struct terminal terminal = make_terminal("SN1", 1), found;
+        struct registry *reader = NULL;
+        open_new(*state, &room);
+        assert_int_equal(registry_open(room.path, REGISTRY_READ, &reader), 0);
+        add(room.registry, &terminal);
+        shell(&room, schema_edits[i].sql);
+        shell(&room, "CREATE TABLE zz (x); DROP TABLE zz"); /* the shell's own change counts */
+        for (int again = 0; again < 2; again++) {
+            assert_schema_refused(registry_begin(room.registry), &room, schema_edits[i].says);
+            assert_schema_refused(registry_find(reader, "SN1", &found), &room,
+                                  schema_edits[i].says);
+        }
+        assert_int_equal(registry_commit(room.registry), FAIL_REGISTRY); /* none is open */
+        registry_close(reader);
+        registry_close(room.registry);
+    }
+}
+
+static void set_schema_number(const struct room *room, int back)
+{
+    char sql[64];
+    sqlite3 *db = NULL;
+    sqlite3_stmt *row = NULL;
+    assert_int_equal(sqlite3_open(room->path, &db), SQLITE_OK);
+    assert_int_equal(sqlite3_prepare_v2(db, "PRAGMA schema_version", -1, &row, NULL), SQLITE_OK);
+    assert_int_equal(sqlite3_step(row), SQLITE_ROW);
+    snprintf(sql, sizeof(sql), "PRAGMA schema_version = %d", sqlite3_column_int(row, 0) - back);
+    sqlite3_finalize(row);
+    sqlite3_close(db);
+    shell(room, sql);
+}
+
+/* SQLite counts the changes of a schema, and somebody may set that number back. */
+static void test_a_schema_number_set_back_hides_nothing(void **state)
+{
+    struct room *room = *state;
+    struct terminal terminal = make_terminal("SN1", 1), found;
+    add(room->registry, &terminal);
+    shell(room, "CREATE TRIGGER aa BEFORE INSERT ON audit BEGIN SELECT RAISE(IGNORE); END");
+    assert_schema_refused(registry_begin(room->registry), room, "trigger aa");
+    assert_schema_refused(registry_find(room->registry, "SN1", &found), room, "trigger aa");
+    set_schema_number(room, 1);
+    assert_schema_refused(registry_begin(room->registry), room, "trigger aa");
+    assert_schema_refused(registry_find(room->registry, "SN1", &found), room, "trigger aa");
+}
+
+static void test_a_mended_schema_serves_again(void **state)
+{
+    struct room *room = *state;
+    struct terminal terminal = make_terminal("SN1", 1), found;
+    shell(room, "CREATE TRIGGER aa BEFORE INSERT ON audit BEGIN SELECT RAISE(IGNORE); END");
+    assert_schema_refused(registry_begin(room->registry), room, "trigger aa");
+    shell(room, "DROP TRIGGER aa");
+    add(room->registry, &terminal);
+    assert_int_equal(registry_find(room->registry, "SN1", &found), 0);
+    shell(room, "VACUUM"); /* makes the schema anew, as it was */
+    assert_int_equal(registry_find(room->registry, "SN1", &found), 0);
+    write_log(room->registry, &our_key);
+    assert_int_equal(verified(room->registry), 5);
+}
+
+/* --- what a trigger or a view did, had the look at the schema missed it --- */
+
+/* In the connection's own transaction, where the schema is not looked at again. */
+static void slip_in(const struct registry *registry, const char *sql)
+{
+    char *error = NULL;
+    if (sqlite3_exec(registry->db, sql, NULL, NULL, &error) != SQLITE_OK)
+        fail_msg("%s: %s", sql, error);
+}
+
+static void test_another_sn_than_the_one_asked_for(void **state)
+{
+    struct registry *registry = ((struct room *)*state)->registry;
+    struct terminal terminal = make_terminal("SN1", 1), found = terminal;
+    add(registry, &terminal);
+    slip_in(registry, "CREATE TEMP VIEW terminal AS SELECT sn COLLATE NOCASE AS sn, spki,"
+                      " spki_sha256, state, batch, row_version, created, changed, seal"
+                      " FROM main.terminal");
+    assert_int_equal(registry_find(registry, "SN1", &found), 0);
+    found = terminal;
+    assert_int_equal(registry_find(registry, "sn1", &found), FAIL_SEAL);
+    assert_says("SN1");
+    assert_memory_equal(&found, &terminal, sizeof(found));
+}
+
+static int append_twice_and_seal(struct registry *registry)
+{
+    struct audit_record record = {.at = 1, .event = "delivered"};
+    int rc = audit_append(registry, &record);
+    if (rc == 0)
+        strcpy(record.event, "refused");
+    if (rc == 0)
+        rc = audit_append(registry, &record);
+    return rc == 0 ? audit_seal(registry, seal_with, &our_key) : rc;
+}
+
+static void test_a_record_that_is_not_kept_is_noticed(void **state)
+{
+    static const char *const edits[] = {
+        "CREATE TRIGGER aa BEFORE INSERT ON audit BEGIN SELECT RAISE(IGNORE); END",
+        "CREATE TRIGGER aa BEFORE INSERT ON audit WHEN NEW.event = 'refused'"
+        " BEGIN SELECT RAISE(IGNORE); END",
+        "CREATE TRIGGER aa AFTER INSERT ON audit WHEN NEW.event = 'delivered'"
+        " BEGIN DELETE FROM audit WHERE seq = NEW.seq; END",
+        "CREATE TRIGGER aa AFTER INSERT ON audit WHEN NEW.event = 'refused'"
+        " BEGIN DELETE FROM audit WHERE seq = NEW.seq; END",
+        "CREATE TRIGGER aa AFTER INSERT ON audit WHEN NEW.event = 'refused'"
+        " BEGIN UPDATE audit SET hash = zeroblob(32) WHERE seq = NEW.seq; END",
+        "CREATE TRIGGER aa BEFORE INSERT ON audit_seal BEGIN SELECT RAISE(IGNORE); END",
+    };
+    struct registry *registry = ((struct room *)*state)->registry;
+    write_log(registry, &our_key);
+    for (size_t i = 0; i < sizeof(edits) / sizeof(edits[0]); i++) {
+        assert_int_equal(registry_begin(registry), 0);
+        slip_in(registry, "DROP TRIGGER audit_is_not_deleted; DROP TRIGGER audit_is_not_changed");
+        slip_in(registry, edits[i]);
+        if (append_twice_and_seal(registry) != FAIL_REGISTRY)
+            fail_msg("not noticed: %s", edits[i]);
+        registry_rollback(registry);
+    }
+    assert_int_equal(verified(registry), 5);
+}
+
+static int change(struct registry *registry, const char *table)
+{
+    struct terminal terminal = make_terminal("SN2", 2);
+    if (strcmp(table, "delivery") == 0)
+        return registry_reopen(registry, "SN1");
+    return registry_add(registry, &terminal);
+}
+
+static void test_a_row_that_is_not_written_is_noticed(void **state)
+{
+    static const char *const edits[][2] = {
+        {"terminal", "CREATE TRIGGER aa BEFORE INSERT ON terminal BEGIN SELECT RAISE(IGNORE); END"},
+        {"tmk", "CREATE TRIGGER aa BEFORE INSERT ON tmk BEGIN SELECT RAISE(IGNORE); END"},
+        {"delivery", "CREATE TRIGGER aa BEFORE UPDATE ON delivery BEGIN SELECT RAISE(IGNORE); END"},
+    };
+    struct registry *registry = ((struct room *)*state)->registry;
+    struct terminal terminal = make_terminal("SN1", 1);
+    add(registry, &terminal);
+    assert_int_equal(deliver(registry, 1, 1, 100, 0), 0);
+    assert_int_equal(confirm(registry, 1, 101), 0);
+    for (size_t i = 0; i < sizeof(edits) / sizeof(edits[0]); i++) {
+        assert_int_equal(registry_begin(registry), 0);
+        slip_in(registry, edits[i][1]);
+        if (change(registry, edits[i][0]) != FAIL_REGISTRY)
+            fail_msg("not noticed: %s", edits[i][1]);
+        registry_rollback(registry);
+    }
+    assert_delivery(registry, DELIVERY_CONFIRMED, 100, 1, 101);
+}
+
 /* --- a kill at any instant --- */
 
 /* Adds terminals, each with its record, and tells of each once it is committed. */
@@ -1313,6 +1591,8 @@ int main(void)
         IN_ROOM(test_a_file_that_is_no_database),
         IN_ROOM(test_an_interrupted_creation_leaves_none),
         IN_ROOM(test_a_reader_changes_nothing),
+        IN_ROOM(test_a_registry_that_cannot_be_written),
+        IN_ROOM(test_a_log_that_cannot_be_written),
         IN_ROOM(test_a_terminal_is_found_as_it_was_added),
         IN_ROOM(test_a_terminal_of_the_largest_fields),
         IN_ROOM(test_a_terminal_without_a_tmk),
@@ -1327,7 +1607,6 @@ int main(void)
         IN_ROOM(test_a_list_by_pages),
         IN_ROOM(test_impossible_values_are_a_broken_seal),
         IN_ROOM(test_an_impossible_sn_is_a_broken_seal),
-        IN_ROOM(test_a_registry_without_its_table),
         IN_ROOM(test_a_rollback_leaves_nothing),
         IN_ROOM(test_a_part_is_undone_alone),
         IN_ROOM(test_nothing_changes_outside_a_transaction),
@@ -1354,6 +1633,13 @@ int main(void)
         IN_ROOM(test_two_writers_make_one_log),
         IN_ROOM(test_the_log_by_pages),
         IN_ROOM(test_a_record_of_the_largest_fields),
+        IN_ROOM(test_an_edited_schema_is_not_opened),
+        IN_ROOM(test_a_schema_edited_meanwhile_is_refused),
+        IN_ROOM(test_a_schema_number_set_back_hides_nothing),
+        IN_ROOM(test_a_mended_schema_serves_again),
+        IN_ROOM(test_another_sn_than_the_one_asked_for),
+        IN_ROOM(test_a_record_that_is_not_kept_is_noticed),
+        IN_ROOM(test_a_row_that_is_not_written_is_noticed),
         IN_ROOM(test_what_is_acknowledged_survives_a_kill),
         cmocka_unit_test(test_names),
     };
