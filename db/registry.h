@@ -119,6 +119,24 @@ int registry_add(struct registry *registry, const struct terminal *terminal);
  * row_version is still terminal->row_version - 1; FAIL_BUSY when somebody changed it meanwhile. */
 int registry_update(struct registry *registry, const struct terminal *terminal);
 
+/* A new version of the TMK: does what registry_update() does and adds terminal's TMK row (store,
+ * tmk, wrapped) beside the older ones. FAIL_EXISTS when there is a TMK of that version; after that,
+ * or any other failure but FAIL_BUSY, its part or its transaction is to be undone. */
+int registry_rotate(struct registry *registry, const struct terminal *terminal);
+
+/* The versions of a terminal's TMKs below `below`, the lowest first, at most size of them.
+ * FAIL_SEAL when one is none that tmkd writes. */
+int registry_versions(struct registry *registry, const char *sn, uint32_t below,
+                      uint32_t *ret_versions, size_t size, size_t *ret_count);
+
+/* Forgets the TMKs of versions below `below`, their deliveries too. */
+int registry_retire(struct registry *registry, const char *sn, uint32_t below);
+
+/* Forgets a terminal, its TMKs and its deliveries; its audit records stay. Also one whose row is
+ * damaged. FAIL_NOT_FOUND. After a failure its part or its transaction is to be undone, as with
+ * registry_retire(). */
+int registry_remove(struct registry *registry, const char *sn);
+
 /* The TMK was delivered (patent S309): counts it, if the terminal row is still of row_version and
  * enabled, and the TMK is not confirmed, or `again` allows that; FAIL_REFUSED otherwise. */
 int registry_delivered(struct registry *registry, const char *sn, int64_t row_version,

@@ -87,11 +87,20 @@ int statement_row(struct registry *registry, sqlite3_stmt *statement)
     }
 }
 
-int change_finish(struct registry *registry, sqlite3_stmt *statement, int *ret_changed)
+int change_rows(struct registry *registry, sqlite3_stmt *statement, int *ret_rows)
 {
     if (sqlite3_step(statement) != SQLITE_DONE)
         return sqlite_fail(registry->db, registry->path, "write");
-    int rows = sqlite3_changes(registry->db);
+    *ret_rows = sqlite3_changes(registry->db);
+    return 0;
+}
+
+int change_finish(struct registry *registry, sqlite3_stmt *statement, int *ret_changed)
+{
+    int rows = 0;
+    int rc = change_rows(registry, statement, &rows);
+    if (rc)
+        return rc;
     if (rows > 1)
         return fail(FAIL_REGISTRY, "registry %s: %d rows were changed instead of one",
                     registry->path, rows);

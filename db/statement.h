@@ -26,6 +26,12 @@ enum query {
     QUERY_ADD_TERMINAL,
     QUERY_ADD_TMK,
     QUERY_UPDATE,
+    QUERY_VERSIONS,
+    QUERY_RETIRE_DELIVERY,
+    QUERY_RETIRE_TMK,
+    QUERY_REMOVE_DELIVERY,
+    QUERY_REMOVE_TMK,
+    QUERY_REMOVE_TERMINAL,
     QUERY_DELIVERED,
     QUERY_CONFIRMED,
     QUERY_REOPEN,
@@ -80,6 +86,9 @@ int change_begin(struct registry *registry, enum query query, const char *sql,
 
 /* Steps to the next row. FAIL_NOT_FOUND (with no sentence of its own) when there is none. */
 int statement_row(struct registry *registry, sqlite3_stmt *statement);
+
+/* Steps a change to its end; how many rows it changed into *ret_rows. */
+int change_rows(struct registry *registry, sqlite3_stmt *statement, int *ret_rows);
 
 /* Steps a change to its end; whether it changed its row into *ret_changed. FAIL_REGISTRY when it
  * changed more than one. */

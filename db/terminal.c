@@ -282,12 +282,14 @@ static int add_row(struct registry *registry, const struct terminal *t)
     return rc;
 }
 
-static int add_tmk(struct registry *registry, const struct terminal *t)
+/* *ret_added is 0 when there is a TMK of that version. */
+static int add_tmk(struct registry *registry, const struct terminal *t, int *ret_added)
 {
     sqlite3_stmt *row = NULL;
     int rc = change_begin(registry, QUERY_ADD_TMK,
                           "INSERT INTO tmk (sn, version, type, kcv, store, wrapped)"
-                          " VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+                          " VALUES (?1, ?2, ?3, ?4, ?5, ?6)"
+                          " ON CONFLICT (sn, version) DO NOTHING",
                           &row);
     if (rc == 0 &&
         (bind_text(row, 1, t->sn) || sqlite3_bind_int64(row, 2, t->tmk.version) ||
@@ -296,16 +298,20 @@ static int add_tmk(struct registry *registry, const struct terminal *t)
          bind_blob(row, 6, t->wrapped, t->wrapped_len)))
         rc = sqlite_fail(registry->db, registry->path, "add a TMK");
     if (rc == 0)
-        rc = change_row(registry, row);
+        rc = change_finish(registry, row, ret_added);
     statement_end(registry, row);
     return rc;
 }
 
 int registry_add(struct registry *registry, const struct terminal *terminal)
 {
+    int added = 1;
     int rc = add_row(registry, terminal);
     if (rc == 0 && terminal->store != TMK_STORE_NONE)
-        rc = add_tmk(registry, terminal);
+        rc = add_tmk(registry, terminal, &added);
+    if (rc == 0 && !added)
+        rc = fail(FAIL_REGISTRY, "registry %s: the TMK of terminal %s was not written",
+                  registry->path, terminal->sn);
     return rc;
 }
 
@@ -328,6 +334,19 @@ int registry_update(struct registry *registry, const struct terminal *t)
     if (rc == 0 && !changed)
         rc =
             fail(FAIL_BUSY, "terminal %s was changed by somebody else meanwhile; try again", t->sn);
+    return rc;
+}
+
+/* The row first: of two who make the same version, the second is to try again. */
+int registry_rotate(struct registry *registry, const struct terminal *terminal)
+{
+    int added = 0;
+    int rc = registry_update(registry, terminal);
+    if (rc == 0)
+        rc = add_tmk(registry, terminal, &added);
+    if (rc == 0 && !added)
+        rc = fail(FAIL_EXISTS, "terminal %s has a TMK of version %u already", terminal->sn,
+                  terminal->tmk.version);
     return rc;
 }
 

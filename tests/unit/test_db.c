@@ -709,6 +709,12 @@ static void test_nothing_changes_outside_a_transaction(void **state)
     assert_int_equal(registry_delivered(room->registry, "SN1", 1, 1, 1, 0), FAIL_REGISTRY);
     assert_int_equal(registry_confirmed(room->registry, "SN1", 1, 1), FAIL_REGISTRY);
     assert_int_equal(registry_reopen(room->registry, "SN1"), FAIL_REGISTRY);
+    terminal.row_version = terminal.tmk.version = 2;
+    assert_int_equal(registry_rotate(room->registry, &terminal), FAIL_REGISTRY);
+    assert_int_equal(registry_retire(room->registry, "SN1", 2), FAIL_REGISTRY);
+    assert_int_equal(registry_remove(room->registry, "SN1"), FAIL_REGISTRY);
+    assert_int_equal(registry_find(room->registry, "SN1", &terminal), 0);
+    assert_int_equal(terminal.tmk.version, 1);
 }
 
 static void test_a_reader_beside_a_writer(void **state)
@@ -1289,6 +1295,284 @@ static void test_a_record_of_the_largest_fields(void **state)
     assert_memory_equal(&list.records[0], &record, sizeof(record));
 }
 
+/* --- TMKs made anew, terminals removed --- */
+
+/* The next TMK of a terminal, with all that goes with it. */
+static void make_next(struct terminal *terminal)
+{
+    terminal->row_version++;
+    terminal->changed++;
+    terminal->tmk.version++;
+    terminal->tmk.kcv[0]++;
+    terminal->store = TMK_STORE_KWP;
+    terminal->wrapped_len = 24;
+    memset(terminal->wrapped, (int)terminal->tmk.version, terminal->wrapped_len);
+    memset(terminal->seal, (int)terminal->tmk.version, SEAL_LEN);
+}
+
+/* Adds a terminal and rotates its TMK until it is of that version, each delivered and confirmed
+ * but the last. */
+static struct terminal add_rotated(struct registry *registry, const char *sn, uint8_t key,
+                                   uint32_t version)
+{
+    struct terminal terminal = make_terminal(sn, key);
+    assert_int_equal(registry_begin(registry), 0);
+    assert_int_equal(registry_add(registry, &terminal), 0);
+    while (terminal.tmk.version < version) {
+        assert_int_equal(
+            registry_delivered(registry, sn, terminal.row_version, terminal.tmk.version, 100, 0),
+            0);
+        assert_int_equal(registry_confirmed(registry, sn, terminal.tmk.version, 101), 0);
+        make_next(&terminal);
+        assert_int_equal(registry_rotate(registry, &terminal), 0);
+    }
+    assert_int_equal(registry_commit(registry), 0);
+    return terminal;
+}
+
+/* How many rows of the three tables are of this SN. */
+static int rows_of(const struct room *room, const char *sn)
+{
+    char sql[256];
+    sqlite3 *db = NULL;
+    sqlite3_stmt *row = NULL;
+    snprintf(sql, sizeof(sql),
+             "SELECT (SELECT count(*) FROM terminal WHERE sn = '%s')"
+             " + (SELECT count(*) FROM tmk WHERE sn = '%s')"
+             " + (SELECT count(*) FROM delivery WHERE sn = '%s')",
+             sn, sn, sn);
+    assert_int_equal(sqlite3_open(room->path, &db), SQLITE_OK);
+    assert_int_equal(sqlite3_prepare_v2(db, sql, -1, &row, NULL), SQLITE_OK);
+    assert_int_equal(sqlite3_step(row), SQLITE_ROW);
+    int rows = sqlite3_column_int(row, 0);
+    sqlite3_finalize(row);
+    sqlite3_close(db);
+    return rows;
+}
+
+static int retire(struct registry *registry, const char *sn, uint32_t below)
+{
+    assert_int_equal(registry_begin(registry), 0);
+    int rc = registry_retire(registry, sn, below);
+    assert_int_equal(registry_commit(registry), 0);
+    return rc;
+}
+
+static int remove_terminal(struct registry *registry, const char *sn)
+{
+    assert_int_equal(registry_begin(registry), 0);
+    int rc = registry_remove(registry, sn);
+    assert_int_equal(registry_commit(registry), 0);
+    return rc;
+}
+
+static void assert_versions(struct registry *registry, const char *sn, uint32_t below, size_t size,
+                            const uint32_t *expected, size_t count)
+{
+    uint32_t versions[8] = {0};
+    size_t found = 99;
+    assert_int_equal(registry_versions(registry, sn, below, versions, size, &found), 0);
+    assert_int_equal(found, count);
+    for (size_t i = 0; i < count; i++)
+        assert_int_equal(versions[i], expected[i]);
+}
+
+static void test_the_newest_of_rotated_tmks(void **state)
+{
+    struct room *room = *state;
+    struct terminal rotated = add_rotated(room->registry, "SN1", 1, 3), found;
+    assert_int_equal(registry_find(room->registry, "SN1", &found), 0);
+    rotated.status = DELIVERY_READY;
+    assert_memory_equal(&found, &rotated, sizeof(found));
+    assert_int_equal(rows_of(room, "SN1"), 1 + 3 + 2);
+    assert_versions(room->registry, "SN1", UINT32_MAX, 8, (uint32_t[]){1, 2, 3}, 3);
+    assert_int_equal(deliver(room->registry, 3, 3, 200, 0), 0);
+    assert_delivery(room->registry, DELIVERY_DELIVERED, 200, 1, 0);
+}
+
+static void test_a_rotated_tmk_is_sealed(void **state)
+{
+    struct registry *registry = ((struct room *)*state)->registry;
+    struct terminal terminal = make_terminal("SN1", 1), first, second;
+    add(registry, &terminal);
+    assert_int_equal(registry_find(registry, "SN1", &first), 0);
+    make_next(&terminal);
+    assert_int_equal(registry_begin(registry), 0);
+    assert_int_equal(registry_rotate(registry, &terminal), 0);
+    assert_int_equal(registry_commit(registry), 0);
+    assert_int_equal(registry_find(registry, "SN1", &second), 0);
+    assert_false(same_seal_input(&first, &second));
+    assert_true(same_seal_input(&terminal, &second));
+    second.row_version = first.row_version; /* the TMK too is another */
+    assert_false(same_seal_input(&first, &second));
+}
+
+static void test_a_first_tmk(void **state)
+{
+    struct registry *registry = ((struct room *)*state)->registry;
+    struct terminal terminal = make_terminal("SN1", 1), found;
+    terminal.store = TMK_STORE_NONE;
+    terminal.tmk.version = 0;
+    add(registry, &terminal);
+    make_next(&terminal);
+    assert_int_equal(registry_begin(registry), 0);
+    assert_int_equal(registry_rotate(registry, &terminal), 0);
+    assert_int_equal(registry_commit(registry), 0);
+    assert_int_equal(registry_find(registry, "SN1", &found), 0);
+    terminal.status = DELIVERY_READY;
+    assert_memory_equal(&found, &terminal, sizeof(found));
+}
+
+/* In a part that is undone when it fails. */
+static int rotate_alone(struct registry *registry, const struct terminal *terminal)
+{
+    assert_int_equal(registry_part_begin(registry), 0);
+    int rc = registry_rotate(registry, terminal);
+    if (rc)
+        registry_part_undo(registry);
+    else
+        assert_int_equal(registry_part_keep(registry), 0);
+    return rc;
+}
+
+static void test_a_version_is_made_once(void **state)
+{
+    struct room *room = *state;
+    struct terminal terminal = add_rotated(room->registry, "SN1", 1, 2), before, found;
+    assert_int_equal(registry_find(room->registry, "SN1", &before), 0);
+    make_next(&terminal);
+    assert_int_equal(registry_begin(room->registry), 0);
+    for (terminal.tmk.version = 1; terminal.tmk.version <= 2; terminal.tmk.version++) {
+        assert_int_equal(rotate_alone(room->registry, &terminal), FAIL_EXISTS);
+        assert_says("SN1");
+    }
+    assert_int_equal(registry_commit(room->registry), 0);
+    assert_int_equal(registry_find(room->registry, "SN1", &found), 0);
+    assert_memory_equal(&found, &before, sizeof(found));
+}
+
+static void test_the_second_of_two_rotations_is_told(void **state)
+{
+    struct room *room = *state;
+    struct terminal mine = add_rotated(room->registry, "SN1", 1, 2), theirs = mine, found;
+    make_next(&mine);
+    make_next(&theirs);
+    memset(theirs.wrapped, 0xee, theirs.wrapped_len);
+    assert_int_equal(registry_begin(room->registry), 0);
+    assert_int_equal(rotate_alone(room->registry, &theirs), 0);
+    assert_int_equal(rotate_alone(room->registry, &mine), FAIL_BUSY);
+    assert_says("try again");
+    mine.tmk.version++;
+    assert_int_equal(rotate_alone(room->registry, &mine), FAIL_BUSY);
+    assert_int_equal(registry_commit(room->registry), 0);
+    assert_int_equal(registry_find(room->registry, "SN1", &found), 0);
+    theirs.status = DELIVERY_READY;
+    assert_memory_equal(&found, &theirs, sizeof(found));
+    assert_int_equal(rows_of(room, "SN1"), 1 + 3 + 1);
+}
+
+static void test_versions_by_pages(void **state)
+{
+    struct room *room = *state;
+    struct registry *registry = room->registry;
+    uint32_t versions[2] = {7, 7};
+    size_t count = 7;
+    add_rotated(registry, "SN1", 1, 4);
+    add_rotated(registry, "SN2", 2, 2);
+    assert_versions(registry, "SN1", 4, 8, (uint32_t[]){1, 2, 3}, 3);
+    assert_versions(registry, "SN1", 4, 2, (uint32_t[]){1, 2}, 2);
+    assert_versions(registry, "SN1", 4, 0, NULL, 0);
+    assert_versions(registry, "SN1", 1, 8, NULL, 0);
+    assert_versions(registry, "SN3", 4, 8, NULL, 0);
+    edit(room, "UPDATE tmk SET version = 0 WHERE sn = 'SN2' AND version = 1");
+    assert_int_equal(registry_versions(registry, "SN2", 2, versions, 2, &count), FAIL_SEAL);
+    assert_says("SN2");
+    assert_int_equal(count, 7);
+}
+
+static void test_retired_tmks_are_forgotten(void **state)
+{
+    struct room *room = *state;
+    struct terminal other = add_rotated(room->registry, "SN2", 2, 2), before, found;
+    add_rotated(room->registry, "SN1", 1, 3);
+    assert_int_equal(deliver(room->registry, 3, 3, 200, 0), 0);
+    assert_int_equal(registry_find(room->registry, "SN1", &before), 0);
+    assert_int_equal(retire(room->registry, "SN1", 2), 0);
+    assert_versions(room->registry, "SN1", UINT32_MAX, 8, (uint32_t[]){2, 3}, 2);
+    assert_int_equal(retire(room->registry, "SN1", 3), 0);
+    assert_int_equal(retire(room->registry, "SN1", 3), 0); /* again: there is none */
+    assert_int_equal(rows_of(room, "SN1"), 1 + 1 + 1);
+    assert_int_equal(registry_find(room->registry, "SN1", &found), 0);
+    assert_memory_equal(&found, &before, sizeof(found));
+    assert_int_equal(rows_of(room, other.sn), 1 + 2 + 1);
+}
+
+static void test_a_removed_terminal_is_forgotten(void **state)
+{
+    struct room *room = *state;
+    struct terminal found;
+    write_log(room->registry, &our_key);
+    add_rotated(room->registry, "SN1", 1, 2);
+    add_rotated(room->registry, "SN2", 2, 2);
+    assert_int_equal(deliver(room->registry, 2, 2, 200, 0), 0);
+    assert_int_equal(rows_of(room, "SN1"), 1 + 2 + 2);
+    assert_int_equal(remove_terminal(room->registry, "SN1"), 0);
+    assert_int_equal(rows_of(room, "SN1"), 0);
+    assert_int_equal(registry_find(room->registry, "SN1", &found), FAIL_NOT_FOUND);
+    assert_int_equal(rows_of(room, "SN2"), 1 + 2 + 1);
+    assert_int_equal(verified(room->registry), 5);
+}
+
+static void test_the_key_of_a_removed_terminal_is_free(void **state)
+{
+    struct room *room = *state;
+    struct terminal other = make_terminal("SN2", 1);
+    char sn[SN_MAX + 1];
+    add_rotated(room->registry, "SN1", 1, 2);
+    assert_int_equal(remove_terminal(room->registry, "SN1"), 0);
+    assert_int_equal(registry_find_key(room->registry, other.spki_sha256, sn), FAIL_NOT_FOUND);
+    add(room->registry, &other);
+    assert_int_equal(registry_find_key(room->registry, other.spki_sha256, sn), 0);
+    assert_string_equal(sn, "SN2");
+    assert_int_equal(remove_terminal(room->registry, "SN2"), 0);
+    add_rotated(room->registry, "SN1", 1, 2); /* and so is its SN */
+}
+
+static void test_a_damaged_terminal_is_removed(void **state)
+{
+    static const char *const edits[] = {
+        "UPDATE terminal SET seal = x'00'",
+        "UPDATE terminal SET spki = NULL, state = 'one', row_version = -1",
+        "UPDATE tmk SET kcv = NULL, wrapped = zeroblob(49), store = 9",
+        "UPDATE tmk SET version = 'two' WHERE version = 2",
+        "UPDATE tmk SET version = x'02' WHERE version = 2; UPDATE delivery SET version = 'one'",
+        "UPDATE tmk SET version = 9223372036854775807 WHERE version = 2",
+        "UPDATE delivery SET delivered_count = NULL, confirmed_at = 'never', version = 2",
+        "DELETE FROM tmk",
+    };
+    struct room *room = *state;
+    struct terminal found;
+    for (size_t i = 0; i < sizeof(edits) / sizeof(edits[0]); i++) {
+        add_rotated(room->registry, "SN1", 1, 2);
+        edit(room, edits[i]);
+        int rc = registry_find(room->registry, "SN1", &found);
+        assert_true(rc == FAIL_SEAL || found.store == TMK_STORE_NONE);
+        if (remove_terminal(room->registry, "SN1") || rows_of(room, "SN1") > 0)
+            fail_msg("not removed: %s", edits[i]);
+    }
+}
+
+static void test_an_unknown_terminal_is_not_removed(void **state)
+{
+    struct room *room = *state;
+    add_rotated(room->registry, "SN1", 1, 2);
+    assert_int_equal(remove_terminal(room->registry, "SN2"), FAIL_NOT_FOUND);
+    assert_says("SN2");
+    assert_int_equal(remove_terminal(room->registry, "sn1"), FAIL_NOT_FOUND);
+    assert_int_equal(remove_terminal(room->registry, "SN%"), FAIL_NOT_FOUND);
+    assert_int_equal(rows_of(room, "SN1"), 1 + 2 + 1);
+}
+
 /* --- a schema edited with other tools --- */
 
 /* What somebody may put into the file, and the object that is then named. */
@@ -1514,6 +1798,27 @@ static void test_a_row_that_is_not_written_is_noticed(void **state)
     assert_delivery(registry, DELIVERY_CONFIRMED, 100, 1, 101);
 }
 
+static void test_a_tmk_that_stays_is_noticed(void **state)
+{
+    static const char *const edits[] = {
+        "CREATE TRIGGER aa BEFORE DELETE ON delivery BEGIN SELECT RAISE(IGNORE); END",
+        "CREATE TRIGGER aa BEFORE DELETE ON tmk BEGIN SELECT RAISE(IGNORE); END",
+    };
+    struct room *room = *state;
+    struct registry *registry = room->registry;
+    add_rotated(registry, "SN1", 1, 2);
+    for (size_t i = 0; i < sizeof(edits) / sizeof(edits[0]); i++) {
+        assert_int_equal(registry_begin(registry), 0);
+        slip_in(registry, edits[i]);
+        if (registry_retire(registry, "SN1", 2) != FAIL_REGISTRY)
+            fail_msg("not noticed: %s", edits[i]);
+        if (registry_remove(registry, "SN1") != FAIL_REGISTRY)
+            fail_msg("not noticed: %s", edits[i]);
+        registry_rollback(registry);
+    }
+    assert_int_equal(rows_of(room, "SN1"), 1 + 2 + 1);
+}
+
 /* --- a kill at any instant --- */
 
 /* Adds terminals, each with its record, and tells of each once it is committed. */
@@ -1633,6 +1938,17 @@ int main(void)
         IN_ROOM(test_two_writers_make_one_log),
         IN_ROOM(test_the_log_by_pages),
         IN_ROOM(test_a_record_of_the_largest_fields),
+        IN_ROOM(test_the_newest_of_rotated_tmks),
+        IN_ROOM(test_a_rotated_tmk_is_sealed),
+        IN_ROOM(test_a_first_tmk),
+        IN_ROOM(test_a_version_is_made_once),
+        IN_ROOM(test_the_second_of_two_rotations_is_told),
+        IN_ROOM(test_versions_by_pages),
+        IN_ROOM(test_retired_tmks_are_forgotten),
+        IN_ROOM(test_a_removed_terminal_is_forgotten),
+        IN_ROOM(test_the_key_of_a_removed_terminal_is_free),
+        IN_ROOM(test_a_damaged_terminal_is_removed),
+        IN_ROOM(test_an_unknown_terminal_is_not_removed),
         IN_ROOM(test_an_edited_schema_is_not_opened),
         IN_ROOM(test_a_schema_edited_meanwhile_is_refused),
         IN_ROOM(test_a_schema_number_set_back_hides_nothing),
@@ -1640,6 +1956,7 @@ int main(void)
         IN_ROOM(test_another_sn_than_the_one_asked_for),
         IN_ROOM(test_a_record_that_is_not_kept_is_noticed),
         IN_ROOM(test_a_row_that_is_not_written_is_noticed),
+        IN_ROOM(test_a_tmk_that_stays_is_noticed),
         IN_ROOM(test_what_is_acknowledged_survives_a_kill),
         cmocka_unit_test(test_names),
     };
