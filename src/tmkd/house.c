@@ -36,9 +36,11 @@ static int send_packet(int fd, const struct msghdr *header, const char *what)
 static int receive_packet(int fd, struct msghdr *header, const char *what, size_t *ret_len)
 {
     ssize_t got;
+    int resets = 0;
     do {
         got = recvmsg(fd, header, MSG_CMSG_CLOEXEC);
-    } while (got < 0 && errno == EINTR);
+        /* The other end closed with something unread: said once, before what it sent last. */
+    } while (got < 0 && (errno == EINTR || (errno == ECONNRESET && resets++ == 0)));
     if (got < 0)
         return socket_failure(what);
     if (got == 0)

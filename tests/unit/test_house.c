@@ -152,6 +152,24 @@ static void refuses_house_messages_of_other_size_or_kind(void **state)
     close(pair[1]);
 }
 
+/* One that ends with a message unread: the kernel says so first, and then gives its last word. */
+static void hears_the_last_word_of_one_that_did_not_listen(void **state)
+{
+    int pair[2], fd = -1;
+    struct house_message got = {0};
+    (void)state;
+    assert_int_equal(channel_make(pair, 0), 0);
+    assert_int_equal(house_send_kind(pair[0], HOUSE_STOP, -1), 0);
+    (fail)(FAIL_CONFIG, "the last word"); /* cmocka has a macro of that name */
+    assert_int_equal(house_refuse(pair[1]), 0);
+    close(pair[1]);
+    assert_int_equal(house_receive(pair[0], &got, &fd), 0);
+    assert_int_equal(got.kind, HOUSE_REFUSED);
+    assert_string_equal(got.sentence, "the last word");
+    assert_int_equal(house_receive(pair[0], &got, &fd), FAIL_CLOSED);
+    close(pair[0]);
+}
+
 static void sees_the_other_end_close(void **state)
 {
     int pair[2], fd;
@@ -773,6 +791,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(passes_settings_whole),
         cmocka_unit_test(passes_a_descriptor),
         cmocka_unit_test(refuses_house_messages_of_other_size_or_kind),
+        cmocka_unit_test(hears_the_last_word_of_one_that_did_not_listen),
         cmocka_unit_test(sees_the_other_end_close),
         cmocka_unit_test(passes_requests),
         cmocka_unit_test(refuses_requests_that_lead_outside),
