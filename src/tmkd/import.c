@@ -8,14 +8,13 @@
 #include "common/fail.h"
 #include "common/hex.h"
 #include "db/audit.h"
+#include "tmkd/issuance.h"
 #include "tmkd/reply.h"
 
-/* A row that is new, and its TMK in the token store: made, and indexed once the row is written. */
+/* A row that is new. */
 struct candidate {
     size_t row;
-    token_handle made;
-    int indexed;
-    struct terminal terminal;
+    struct issuance issuance;
 };
 
 struct import {
@@ -128,17 +127,15 @@ static int check_new(struct registry *registry, const struct terminal *terminal,
     return rc == FAIL_NOT_FOUND ? 0 : rc;
 }
 
-static int fill_in(struct import *import, struct station *station, struct candidate *candidate)
+static int fill_in(struct import *import, struct station *station, struct issuance *issuance)
 {
-    struct terminal *terminal = &candidate->terminal;
+    struct terminal *terminal = &issuance->terminal;
     terminal->state = TERMINAL_ENABLED;
     terminal->row_version = 1;
     terminal->created = terminal->changed = time(NULL);
     memcpy(terminal->batch, import->batch, sizeof(terminal->batch));
-    int rc = import->with_tmk ? vault_make_tmk(station->vault, station->session, import->type, 1,
-                                               terminal, &candidate->made)
-                              : 0;
-    return rc < 0 ? rc : vault_seal(station->vault, station->session, terminal);
+    return import->with_tmk ? issuance_make(issuance, station, import->type, 1)
+                            : vault_seal(station->vault, station->session, terminal);
 }
 
 static json_t *result_of(int rc, int same)
@@ -161,9 +158,9 @@ static int prepare_row(struct import *import, struct station *station, size_t ro
     struct candidate *candidate = &import->candidates[import->candidate_count];
     int same = 0;
     candidate->row = row;
-    int rc = read_row(json_array_get(import->rows, row), &candidate->terminal);
+    int rc = read_row(json_array_get(import->rows, row), &candidate->issuance.terminal);
     if (rc == 0)
-        rc = check_new(station->registry, &candidate->terminal, &same);
+        rc = check_new(station->registry, &candidate->issuance.terminal, &same);
     /* FAIL_SEAL here is of the row that is there already, damaged. */
     if (rc < 0 && !is_the_rows_fault(rc) && rc != FAIL_SEAL)
         return rc;
@@ -174,7 +171,7 @@ static int prepare_row(struct import *import, struct station *station, size_t ro
         return 0;
     }
     import->candidate_count++; /* before the TMK is made, so that it can be taken back */
-    return fill_in(import, station, candidate);
+    return fill_in(import, station, &candidate->issuance);
 }
 
 /* Starts afresh each time: a lost token session has it called again. */
@@ -191,35 +188,23 @@ int import_prepare(struct import *import, struct station *station)
 
 /* --- writing and taking back --- */
 
-static void drop(struct station *station, struct candidate *candidate)
-{
-    if (candidate->indexed)
-        vault_drop_tmk(station->vault, candidate->terminal.sn, candidate->terminal.tmk.version,
-                       candidate->made);
-    if (candidate->made)
-        token_destroy(station->session, candidate->made);
-    memset(candidate, 0, sizeof(*candidate));
-}
-
 int import_undo(struct import *import, struct station *station)
 {
     for (size_t i = 0; i < import->candidate_count; i++)
-        drop(station, &import->candidates[i]);
+        issuance_drop(&import->candidates[i].issuance, station);
     import->candidate_count = 0;
     return 0;
 }
 
-static int add(const struct import *import, struct station *station, struct candidate *candidate)
+static int add(const struct import *import, struct station *station, struct issuance *issuance)
 {
-    const struct terminal *terminal = &candidate->terminal;
+    const struct terminal *terminal = &issuance->terminal;
     struct audit_record record = {.at = terminal->created, .event = "added"};
     int rc = registry_add(station->registry, terminal);
-    if (rc == 0 && candidate->made)
-        rc = vault_add_tmk(station->vault, station->session, terminal->sn, terminal->tmk.version,
-                           candidate->made);
+    if (rc == 0)
+        rc = issuance_index(issuance, station);
     if (rc < 0)
         return rc;
-    candidate->indexed = candidate->made != 0;
     memcpy(record.sn, terminal->sn, sizeof(record.sn));
     memcpy(record.actor, import->actor, sizeof(record.actor));
     snprintf(record.detail, sizeof(record.detail), "TMK %s",
@@ -231,15 +216,15 @@ static int write_candidate(struct import *import, struct station *station,
                            struct candidate *candidate)
 {
     int same = 0;
-    int rc = check_new(station->registry, &candidate->terminal, &same);
+    int rc = check_new(station->registry, &candidate->issuance.terminal, &same);
     if (rc == 0)
-        rc = add(import, station, candidate);
+        rc = add(import, station, &candidate->issuance);
     if (rc < 0 && !is_the_rows_fault(rc))
         return rc;
     if (rc < 0 && json_array_set_new(import->results, candidate->row, result_of(rc, same)) < 0)
         return fail(FAIL_MEMORY, "no memory for the results");
     if (rc < 0)
-        drop(station, candidate);
+        issuance_drop(&candidate->issuance, station);
     return 0;
 }
 

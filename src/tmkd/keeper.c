@@ -20,6 +20,7 @@
 #include "tmkd/crew.h"
 #include "tmkd/handshake.h"
 #include "tmkd/house.h"
+#include "tmkd/issuance.h"
 #include "tmkd/kswcrt.h"
 #include "tmkd/lock.h"
 #include "tmkd/prepare.h"
@@ -244,13 +245,31 @@ struct record_job {
     struct ticket ticket;
     struct record record;
     int refused;
+    struct retired retired; /* by a confirmation: the versions before it */
 };
 
 static int work_record(struct job *job, struct station *station)
 {
-    struct record_job *record = (struct record_job *)job;
-    return record_write(&record->record, station->registry, time(NULL),
-                        station->vault->redeliver_always, &record->refused);
+    struct record_job *job_record = (struct record_job *)job;
+    const struct record *record = &job_record->record;
+    int rc = record_write(record, station->registry, time(NULL), station->vault->redeliver_always,
+                          &job_record->refused);
+    if (rc == 0 && record->kind == RECORD_CONFIRMED)
+        rc = retired_collect(station, record->sn, record->tmk_version, &job_record->retired);
+    return rc;
+}
+
+static int work_retire(struct job *job, struct station *station)
+{
+    return retired_destroy(&((struct record_job *)job)->retired, station);
+}
+
+static void retired(struct job *job)
+{
+    if (job->rc < 0)
+        log_warning("an older TMK of SN %s stays in the token: %s",
+                    ((struct record_job *)job)->record.sn, job->sentence);
+    free(job);
 }
 
 static void recorded(struct job *job)
@@ -260,7 +279,10 @@ static void recorded(struct job *job)
         log_error("record for SN %s: %s", record->record.sn, job->sentence);
     int rc = job->rc == 0 && record->refused ? FAIL_REFUSED : job->rc;
     handshakes_recorded(record->keeper->handshakes, record->ticket, rc);
-    free(record);
+    job->work = work_retire;
+    job->done = retired;
+    if (rc < 0 || record->retired.count == 0 || crew_submit(record->keeper->crew, job) < 0)
+        free(record);
 }
 
 static int start_record(void *context, struct ticket ticket, const struct record *what)

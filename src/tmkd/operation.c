@@ -9,6 +9,7 @@
 #include "common/log.h"
 #include "tmkd/audit_key.h"
 #include "tmkd/import.h"
+#include "tmkd/lifecycle.h"
 #include "tmkd/reply.h"
 
 enum { LIST_MOST = 1024 };
@@ -21,6 +22,8 @@ struct operation {
     json_t *request;
     json_t *value; /* of the ok answer */
     struct import *import;
+    struct issuance rotation;
+    struct retired retired;
     char actor[AUDIT_ACTOR_MAX + 1];
     operation_answer *answer;
     void *context;
@@ -30,7 +33,8 @@ struct operation_kind {
     const char *name;
     int (*read)(struct operation *operation, struct station *station);
     int (*write)(struct operation *operation, struct station *station); /* NULL: no change */
-    int (*undo)(struct operation *operation, struct station *station);  /* NULL: nothing to undo */
+    int (*undo)(struct operation *operation, struct station *station);  /* it was not written */
+    int (*clear)(struct operation *operation, struct station *station); /* it was written */
 };
 
 static int set_value(struct operation *operation, json_t *value)
@@ -147,24 +151,22 @@ static int check_sn(struct operation *operation, struct station *station)
 }
 
 static int audit_change(const struct operation *operation, struct registry *registry,
-                        const char *event, const char *sn, int64_t now)
+                        const char *event, const char *sn, const char *detail)
 {
-    struct audit_record record = {.at = now};
+    struct audit_record record = {.at = time(NULL)};
     snprintf(record.event, sizeof(record.event), "%s", event);
     snprintf(record.sn, sizeof(record.sn), "%s", sn);
+    snprintf(record.detail, sizeof(record.detail), "%s", detail);
     snprintf(record.actor, sizeof(record.actor), "%s", operation->actor);
     return audit_append(registry, &record);
 }
 
-/* A row whose seal does not fit is never sealed anew: that would make an intruder's change good. */
 static int find_sealed(struct operation *operation, struct station *station,
                        struct terminal *ret_terminal)
 {
     const char *sn;
     int rc = request_sn(operation->request, &sn);
-    if (rc == 0)
-        rc = registry_find(station->registry, sn, ret_terminal);
-    return rc < 0 ? rc : vault_check_seal(station->vault, station->session, ret_terminal);
+    return rc < 0 ? rc : lifecycle_find(station, sn, ret_terminal);
 }
 
 static int set_state(struct operation *operation, struct station *station,
@@ -174,14 +176,9 @@ static int set_state(struct operation *operation, struct station *station,
     int rc = find_sealed(operation, station, &terminal);
     if (rc < 0)
         return rc;
-    if (terminal.state == state)
-        return set_value(operation, reply_terminal(&terminal));
-    terminal.state = state;
-    terminal.row_version++;
-    terminal.changed = time(NULL);
-    if ((rc = vault_seal(station->vault, station->session, &terminal)) < 0 ||
-        (rc = registry_update(station->registry, &terminal)) < 0 ||
-        (rc = audit_change(operation, station->registry, event, terminal.sn, terminal.changed)) < 0)
+    if (terminal.state != state &&
+        ((rc = lifecycle_set_state(station, state, &terminal)) < 0 ||
+         (rc = audit_change(operation, station->registry, event, terminal.sn, "")) < 0))
         return rc;
     return set_value(operation, reply_terminal(&terminal));
 }
@@ -196,6 +193,14 @@ static int enable_terminal(struct operation *operation, struct station *station)
     return set_state(operation, station, TERMINAL_ENABLED, "enabled");
 }
 
+/* The terminal as it is after a change of more than its own row. */
+static int set_value_found(struct operation *operation, struct station *station, const char *sn)
+{
+    struct terminal terminal;
+    int rc = registry_find(station->registry, sn, &terminal);
+    return rc < 0 ? rc : set_value(operation, reply_terminal(&terminal));
+}
+
 static int reopen_terminal(struct operation *operation, struct station *station)
 {
     struct terminal terminal;
@@ -203,11 +208,52 @@ static int reopen_terminal(struct operation *operation, struct station *station)
     if (rc == 0 && terminal.store == TMK_STORE_NONE)
         rc = fail(FAIL_NOT_FOUND, "terminal %s has no TMK to deliver", terminal.sn);
     if (rc < 0 || (rc = registry_reopen(station->registry, terminal.sn)) < 0 ||
-        (rc = audit_change(operation, station->registry, "reopened", terminal.sn, time(NULL))) <
-            0 ||
-        (rc = registry_find(station->registry, terminal.sn, &terminal)) < 0)
+        (rc = audit_change(operation, station->registry, "reopened", terminal.sn, "")) < 0)
         return rc;
-    return set_value(operation, reply_terminal(&terminal));
+    return set_value_found(operation, station, terminal.sn);
+}
+
+static int remove_terminal(struct operation *operation, struct station *station)
+{
+    const char *sn;
+    int rc = request_sn(operation->request, &sn);
+    if (rc < 0 || (rc = lifecycle_remove(station, sn, &operation->retired)) < 0 ||
+        (rc = audit_change(operation, station->registry, "removed", sn, "")) < 0)
+        return rc;
+    return set_value(operation, json_pack("{s:s}", "sn", sn));
+}
+
+static int destroy_retired(struct operation *operation, struct station *station)
+{
+    return retired_destroy(&operation->retired, station);
+}
+
+static int prepare_rotation(struct operation *operation, struct station *station)
+{
+    const char *sn;
+    const char *type;
+    int rc = request_sn(operation->request, &sn);
+    if (rc == 0)
+        rc = request_text(operation->request, "tmk", &type);
+    return rc < 0 ? rc : lifecycle_prepare_rotation(station, sn, type, &operation->rotation);
+}
+
+static int write_rotation(struct operation *operation, struct station *station)
+{
+    const struct terminal *terminal = &operation->rotation.terminal;
+    char detail[64];
+    snprintf(detail, sizeof(detail), "TMK %s version %u", tmk_type_name(terminal->tmk.type),
+             terminal->tmk.version);
+    int rc = lifecycle_rotate(station, &operation->rotation);
+    if (rc == 0)
+        rc = audit_change(operation, station->registry, "rotated", terminal->sn, detail);
+    return rc < 0 ? rc : set_value_found(operation, station, terminal->sn);
+}
+
+static int undo_rotation(struct operation *operation, struct station *station)
+{
+    issuance_drop(&operation->rotation, station);
+    return 0;
 }
 
 /* --- import --- */
@@ -235,17 +281,28 @@ static int import_undo_rows(struct operation *operation, struct station *station
 /* --- the life of an operation --- */
 
 static const struct operation_kind kinds[] = {
-    {"status", show_status, NULL, NULL},
-    {"cert.reload", reload_chain, NULL, NULL},
-    {"terminal.import", import_read_rows, import_write_rows, import_undo_rows},
-    {"terminal.list", list_terminals, NULL, NULL},
-    {"terminal.show", show_terminal, NULL, NULL},
-    {"terminal.disable", check_sn, disable_terminal, NULL},
-    {"terminal.enable", check_sn, enable_terminal, NULL},
-    {"terminal.reopen", check_sn, reopen_terminal, NULL},
-    {"tmk.show", show_tmk, NULL, NULL},
-    {"audit.list", list_audit, NULL, NULL},
-    {"audit.verify", verify_audit, NULL, NULL},
+    {.name = "status", .read = show_status},
+    {.name = "cert.reload", .read = reload_chain},
+    {.name = "terminal.import",
+     .read = import_read_rows,
+     .write = import_write_rows,
+     .undo = import_undo_rows},
+    {.name = "terminal.list", .read = list_terminals},
+    {.name = "terminal.show", .read = show_terminal},
+    {.name = "terminal.disable", .read = check_sn, .write = disable_terminal},
+    {.name = "terminal.enable", .read = check_sn, .write = enable_terminal},
+    {.name = "terminal.reopen", .read = check_sn, .write = reopen_terminal},
+    {.name = "terminal.remove",
+     .read = check_sn,
+     .write = remove_terminal,
+     .clear = destroy_retired},
+    {.name = "tmk.rotate",
+     .read = prepare_rotation,
+     .write = write_rotation,
+     .undo = undo_rotation},
+    {.name = "tmk.show", .read = show_tmk},
+    {.name = "audit.list", .read = list_audit},
+    {.name = "audit.verify", .read = verify_audit},
 };
 
 static int find_kind(const json_t *request, const struct operation_kind **ret_kind)
@@ -290,18 +347,40 @@ static int work_undo(struct job *job, struct station *station)
     return operation->kind->undo(operation, station);
 }
 
+static int work_clear(struct job *job, struct station *station)
+{
+    struct operation *operation = (struct operation *)job;
+    return operation->kind->clear(operation, station);
+}
+
+static void finish_warning(struct job *job)
+{
+    const struct operation *operation = (struct operation *)job;
+    if (job->rc < 0)
+        log_warning("'%s' leaves TMKs of no use in the token: %s", operation->kind->name,
+                    job->sentence);
+    finish(job);
+}
+
+/* What was made for nothing, or is no longer wanted, goes once it is known whether the change is
+ * durable. The one who asked does not wait for it. */
 static void written(struct job *job)
 {
     struct operation *operation = (struct operation *)job;
+    const struct operation_kind *kind = operation->kind;
     give_answer(operation);
-    if (job->rc < 0 && operation->kind->undo) {
-        job->work = work_undo;
-        job->done = finish;
-        if (crew_submit(operation->crew, job) == 0)
-            return;
-        log_warning("no room to take back what '%s' made in the token", operation->kind->name);
+    job->work = job->rc < 0 ? (kind->undo ? work_undo : NULL) : (kind->clear ? work_clear : NULL);
+    job->done = finish_warning;
+    if (!job->work) {
+        finish(job);
+        return;
     }
-    finish(job);
+    int rc = crew_submit(operation->crew, job);
+    if (rc < 0) {
+        job->rc = rc;
+        snprintf(job->sentence, sizeof(job->sentence), "%s", fail_text());
+        finish_warning(job);
+    }
 }
 
 static int work_write(struct job *job, struct station *station)

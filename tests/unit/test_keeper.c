@@ -46,6 +46,7 @@
 #include "tmkd/import.h"
 #include "tmkd/kswcrt.h"
 #include "tmkd/operation.h"
+#include "tmkd/lifecycle.h"
 #include "tmkd/prepare.h"
 #include "tmkd/record.h"
 #include "tmkd/tmk_index.h"
@@ -963,6 +964,151 @@ static int count_object(struct place *place)
     assert_int_equal(TOKEN_CALL(token, C_FindObjects, handle, found, 64, &count), 0);
     assert_int_equal(TOKEN_CALL(token, C_FindObjectsFinal, handle), 0);
     return (int)count;
+}
+
+/* --- the life of a TMK --- */
+
+static void rotate(struct place *place, const char *sn, const char *type)
+{
+    struct station station = station_of(place);
+    struct issuance issuance = {0};
+    assert_ok(lifecycle_prepare_rotation(&station, sn, type, &issuance));
+    assert_ok(registry_begin(place->registry));
+    assert_ok(lifecycle_rotate(&station, &issuance));
+    assert_ok(registry_commit(place->registry));
+}
+
+static void test_rotation_keeps_the_old_until_confirmed(void **state)
+{
+    struct place *place = *state;
+    struct station station = station_of(place);
+    struct retired retired = {0};
+    int in_token = !place->conf.tmk.wrapped;
+    import_one(place, "SN-1", tkp[0], "aes128");
+    set_confirmed(place, "SN-1");
+    struct terminal first = find(place, "SN-1");
+    int before = count_object(place);
+
+    rotate(place, "SN-1", "");
+    struct terminal second = find(place, "SN-1");
+    assert_int_equal(second.tmk.version, 2);
+    assert_int_equal(second.tmk.type, TMK_AES128);
+    assert_int_equal(second.status, DELIVERY_READY);
+    assert_int_equal(second.row_version, first.row_version + 1);
+    assert_memory_not_equal(second.tmk.kcv, first.tmk.kcv, second.tmk.kcv_len);
+    assert_int_equal(count_object(place), before + in_token);
+    struct offer offer = prepare(place, "SN-1");
+    assert_offer_opens(place, "SN-1", tkp[0], &offer);
+
+    assert_ok(registry_begin(place->registry));
+    assert_ok(retired_collect(&station, "SN-1", 2, &retired));
+    assert_ok(registry_commit(place->registry));
+    assert_int_equal(retired.count, in_token);
+    assert_ok(retired_destroy(&retired, &station));
+    assert_int_equal(count_object(place), before);
+    offer = prepare(place, "SN-1"); /* the new one was left alone */
+    assert_offer_opens(place, "SN-1", tkp[0], &offer);
+}
+
+static void test_rotation_to_another_type(void **state)
+{
+    struct place *place = *state;
+    struct station station = station_of(place);
+    struct issuance issuance = {0};
+    import_one(place, "SN-1", tkp[0], "none");
+    assert_int_equal(lifecycle_prepare_rotation(&station, "SN-1", "", &issuance), FAIL_REFUSED);
+    rotate(place, "SN-1", "des3");
+    assert_int_equal(find(place, "SN-1").tmk.version, 1);
+    rotate(place, "SN-1", "aes256");
+    assert_int_equal(find(place, "SN-1").tmk.type, TMK_AES256);
+    assert_int_equal(lifecycle_prepare_rotation(&station, "SN-1", "rot13", &issuance),
+                     FAIL_NOT_FOUND);
+    assert_int_equal(lifecycle_prepare_rotation(&station, "NOBODY", "", &issuance),
+                     FAIL_NOT_FOUND);
+    struct offer offer = prepare(place, "SN-1");
+    assert_offer_opens(place, "SN-1", tkp[0], &offer);
+}
+
+static void test_rotation_that_is_not_written(void **state)
+{
+    struct place *place = *state;
+    struct station station = station_of(place);
+    struct issuance issuance = {0};
+    import_one(place, "SN-1", tkp[0], "aes128");
+    int before = count_object(place);
+    assert_ok(lifecycle_prepare_rotation(&station, "SN-1", "", &issuance));
+    assert_ok(registry_begin(place->registry));
+    assert_ok(lifecycle_rotate(&station, &issuance));
+    registry_rollback(place->registry);
+    issuance_drop(&issuance, &station);
+    assert_int_equal(count_object(place), before);
+    struct offer offer = prepare(place, "SN-1");
+    assert_offer_opens(place, "SN-1", tkp[0], &offer);
+}
+
+/* Somebody changed the terminal between the making of its TMK and the writing. */
+static void test_rotation_that_comes_late(void **state)
+{
+    struct place *place = *state;
+    struct station station = station_of(place);
+    struct issuance issuance = {0};
+    import_one(place, "SN-1", tkp[0], "aes128");
+    assert_ok(lifecycle_prepare_rotation(&station, "SN-1", "", &issuance));
+    set_state(place, "SN-1", TERMINAL_DISABLED);
+    assert_ok(registry_begin(place->registry));
+    assert_ok(registry_part_begin(place->registry));
+    assert_int_equal(lifecycle_rotate(&station, &issuance), FAIL_BUSY);
+    registry_part_undo(place->registry);
+    assert_ok(registry_commit(place->registry));
+    issuance_drop(&issuance, &station);
+    assert_int_equal(find(place, "SN-1").tmk.version, 1);
+}
+
+static void test_rotations_without_end(void **state)
+{
+    struct place *place = *state;
+    struct station station = station_of(place);
+    struct issuance issuance = {0};
+    import_one(place, "SN-1", tkp[0], "aes128");
+    for (int i = 1; i < RETIRED_MAX; i++)
+        rotate(place, "SN-1", "");
+    assert_ok(lifecycle_prepare_rotation(&station, "SN-1", "", &issuance));
+    assert_ok(registry_begin(place->registry));
+    assert_int_equal(lifecycle_rotate(&station, &issuance), FAIL_REFUSED);
+    registry_rollback(place->registry);
+    issuance_drop(&issuance, &station);
+}
+
+static void test_rotation_does_not_seal_an_edited_row(void **state)
+{
+    struct place *place = *state;
+    struct station station = station_of(place);
+    struct issuance issuance = {0};
+    import_one(place, "SN-1", tkp[0], "aes128");
+    edit(place, "UPDATE terminal SET batch = 'X' WHERE sn = 'SN-1'");
+    assert_int_equal(lifecycle_prepare_rotation(&station, "SN-1", "", &issuance), FAIL_SEAL);
+}
+
+static void test_removal_destroys_every_version(void **state)
+{
+    struct place *place = *state;
+    struct station station = station_of(place);
+    struct retired retired = {0};
+    struct terminal gone;
+    int before = count_object(place);
+    import_one(place, "SN-1", tkp[0], "aes128");
+    set_confirmed(place, "SN-1");
+    rotate(place, "SN-1", "");
+    assert_ok(registry_begin(place->registry));
+    assert_ok(lifecycle_remove(&station, "SN-1", &retired));
+    assert_ok(registry_commit(place->registry));
+    assert_ok(retired_destroy(&retired, &station));
+    assert_int_equal(count_object(place), before);
+    assert_int_equal(registry_find(place->registry, "SN-1", &gone), FAIL_NOT_FOUND);
+    assert_ok(registry_begin(place->registry));
+    assert_int_equal(lifecycle_remove(&station, "SN-1", &retired), FAIL_NOT_FOUND);
+    registry_rollback(place->registry);
+    import_one(place, "SN-2", tkp[0], "aes128"); /* its TKP_Pu is free again */
 }
 
 static void test_prepare_leaves_no_objects(void **state)
@@ -2157,6 +2303,13 @@ int main(void)
         TOKEN(test_decoy_does_the_same_work),
         TOKEN(test_decoy_holds_nothing_of_the_terminal),
         TOKEN(test_token_tmk_that_is_gone),
+        TOKEN(test_rotation_keeps_the_old_until_confirmed),
+        TOKEN(test_rotation_to_another_type),
+        TOKEN(test_rotation_that_is_not_written),
+        TOKEN(test_rotation_that_comes_late),
+        TOKEN(test_rotations_without_end),
+        TOKEN(test_rotation_does_not_seal_an_edited_row),
+        TOKEN(test_removal_destroys_every_version),
         TOKEN(test_edits_of_the_registry),
         TOKEN(test_swapped_rows),
         TOKEN(test_redelivery),
@@ -2198,6 +2351,10 @@ int main(void)
         WRAPPED(test_offers_differ),
         WRAPPED(test_decoy_does_the_same_work),
         WRAPPED(test_decoy_holds_nothing_of_the_terminal),
+        WRAPPED(test_rotation_keeps_the_old_until_confirmed),
+        WRAPPED(test_rotation_to_another_type),
+        WRAPPED(test_rotation_that_is_not_written),
+        WRAPPED(test_removal_destroys_every_version),
         WRAPPED(test_edits_of_the_registry),
         WRAPPED(test_swapped_rows),
         WRAPPED(test_prepare_leaves_no_objects),
