@@ -45,8 +45,8 @@ static const struct command commands[] = {
      "add the terminals of a factory export",
      "FILE, or - for standard input, is CSV with the header sn,public_key;\n"
      "public_key is the base64 of the DER SubjectPublicKeyInfo of TKP_Pu. Each new\n"
-     "terminal gets a TMK of the given type. A terminal that is there with the same\n"
-     "key is left as it is.\n"
+     "terminal gets a TMK, an aes128 unless --tmk says another type, or with --tmk\n"
+     "none no TMK yet. A terminal that is there with the same key is left as it is.\n"
      "\n"
      "A bad row is reported as FILE:LINE: reason; --dry-run reports all of them. With\n"
      "--on-error skip the bad rows are written to FILE.rejected, and the exit status\n"
@@ -54,7 +54,8 @@ static const struct command commands[] = {
      "tmkctl -c tmkd.conf terminal import factory.csv --tmk aes256 --dry-run",
      command_terminal_import},
     {"terminal add", "SN", OPTION_BIT(OPTION_KEY) | OPTION_BIT(OPTION_TMK), "add one terminal",
-     "The key is an RSA public key of 2048, 3072 or 4096 bits.\n",
+     "The key is an RSA public key of 2048, 3072 or 4096 bits. The terminal gets a\n"
+     "TMK, an aes128 unless --tmk says another type, or with --tmk none no TMK yet.\n",
      "tmkctl -c tmkd.conf terminal add POS-0001 --key pos-0001.pem", command_terminal_add},
     {"terminal list", NULL, 0, "list all terminals",
      "In the order of their SN. One whose row in the registry was edited or is damaged,\n"
@@ -74,9 +75,23 @@ static const struct command commands[] = {
      "A terminal that has confirmed its TMK is rejected until this is run: for one\n"
      "that lost it.\n",
      "tmkctl -c tmkd.conf terminal reopen POS-0001", command_terminal_reopen},
+    {"terminal remove", "SN", 0, "forget a terminal and destroy its TMK",
+     "This cannot be taken back: its TMK is destroyed in the token, older versions\n"
+     "too. Its records stay in the audit log. Its SN and its key may be added anew,\n"
+     "and get another TMK. One whose row in the registry was edited or is damaged\n"
+     "is removed like any other. To reject downloads for a while: terminal disable.\n",
+     "tmkctl -c tmkd.conf terminal remove POS-0001", command_terminal_remove},
     {"tmk show", "SN", 0, "show what may be said of a terminal's TMK",
      "Type, version, KCV, store, and when it was delivered and confirmed.\n",
      "tmkctl -c tmkd.conf tmk show POS-0001", command_tmk_show},
+    {"tmk rotate", "SN", OPTION_BIT(OPTION_TMK), "give a terminal another TMK",
+     "Makes the next version of its TMK, of the same type unless --tmk says another,\n"
+     "which the terminal gets at its next download. The older version is kept until\n"
+     "the terminal has confirmed the new one. One that was imported with --tmk none\n"
+     "gets its first TMK when --tmk says of which type.\n",
+     "tmkctl -c tmkd.conf tmk rotate POS-0001\n"
+     "  tmkctl -c tmkd.conf tmk rotate POS-0001 --tmk aes256",
+     command_tmk_rotate},
     {"audit list", NULL, 0, "list the audit log",
      "All records, the oldest first. A download that was refused is there, with the\n"
      "reason, which the terminal is not told.\n",

@@ -32,7 +32,7 @@ static const struct option_text texts[OPTION_COUNT] = {
     [OPTION_SUBJECT] = {"subject", "NAME", NULL, "who the certificate is for (default CN=tmkd)"},
     [OPTION_KEY] = {"key", "FILE", NULL, "PEM public key or certificate of the terminal"},
     [OPTION_TMK] = {"tmk", "TYPE", "des2|des3|aes128|aes192|aes256|none",
-                    "aes128 (default), aes192, aes256, des2, des3 or none"},
+                    "type of the TMK: aes128, aes192, aes256, des2 or des3"},
     [OPTION_FORMAT] = {"format", "FORMAT", "csv", "csv, the default and the only one"},
     [OPTION_ON_ERROR] = {"on-error", "WHAT", "stop|skip",
                          "at a bad row stop (default) and import nothing, or skip it"},

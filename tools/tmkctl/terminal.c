@@ -1,4 +1,5 @@
 #include <stdio.h>
+#include <string.h>
 
 #include "common/fail.h"
 #include "common/hex.h"
@@ -45,6 +46,14 @@ static const struct column tmk_fields[] = {
     {"Confirmed", "confirmed", OUTPUT_TIME},
 };
 
+static const struct column rotated_fields[] = {
+    {"SN", "sn", OUTPUT_TEXT},
+    {"TMK type", "tmk.type", OUTPUT_TEXT},
+    {"TMK version", "tmk.version", OUTPUT_TEXT},
+    {"TMK KCV", "tmk.kcv", OUTPUT_TEXT},
+    {"TMK status", "tmk.status", OUTPUT_TEXT},
+};
+
 static int check_sn(const char *sn)
 {
     if (sn_is_valid(sn))
@@ -63,19 +72,25 @@ static int ask_about(const struct options *options, const char *op, const char *
                       ret_value);
 }
 
-static int show(const struct options *options, const char *op, const char *sn,
-                const struct column *columns, size_t count)
+/* Prints value and drops its reference. */
+static void print(const struct options *options, const struct column *columns, size_t count,
+                  json_t *value)
 {
-    json_t *value;
-    int rc = ask_about(options, op, sn, &value);
-    if (rc < 0)
-        return rc;
     if (options->value[OPTION_JSON])
         json_print(value);
     else
         fields_print(columns, count, value);
     json_decref(value);
-    return 0;
+}
+
+static int show(const struct options *options, const char *op, const char *sn,
+                const struct column *columns, size_t count)
+{
+    json_t *value;
+    int rc = ask_about(options, op, sn, &value);
+    if (rc == 0)
+        print(options, columns, count, value);
+    return rc;
 }
 
 /* A change, and in a word what became of the terminal. */
@@ -120,9 +135,31 @@ int command_terminal_reopen(const struct options *options, const char *sn)
     return change(options, "terminal.reopen", sn, "the same TMK may be downloaded once more");
 }
 
+int command_terminal_remove(const struct options *options, const char *sn)
+{
+    return change(options, "terminal.remove", sn, "removed; its TMK is destroyed");
+}
+
 int command_tmk_show(const struct options *options, const char *sn)
 {
     return show(options, "tmk.show", sn, COLUMNS(tmk_fields));
+}
+
+int command_tmk_rotate(const struct options *options, const char *sn)
+{
+    const char *type = option_or(options, OPTION_TMK, "");
+    json_t *terminal;
+
+    if (strcmp(type, "none") == 0)
+        return command_misused("tmk rotate: --tmk none: a new TMK is of some type");
+    int rc = check_sn(sn);
+    if (rc == 0)
+        rc = client_ask(options->value[OPTION_CONF],
+                        json_pack("{s:s, s:s, s:s}", "op", "tmk.rotate", "sn", sn, "tmk", type),
+                        &terminal);
+    if (rc == 0)
+        print(options, COLUMNS(rotated_fields), terminal);
+    return rc;
 }
 
 static json_t *import_request(const struct options *options, const char *sn,
