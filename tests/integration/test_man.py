@@ -1,4 +1,4 @@
-"""The man pages against the programs: what each --help shows, and what the configuration accepts."""
+"""The man pages against the programs: what --help shows, and what the configuration accepts."""
 
 import json
 import pathlib
