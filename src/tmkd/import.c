@@ -7,6 +7,7 @@
 
 #include "common/fail.h"
 #include "common/hex.h"
+#include "common/key_hygiene.h"
 #include "db/audit.h"
 #include "tmkd/issuance.h"
 #include "tmkd/reply.h"
@@ -97,6 +98,8 @@ static int read_row(const json_t *row, struct terminal *terminal)
         rc = base64_decode(key, der, sizeof(der), &len);
     if (rc == 0)
         rc = spki_read(der, len, &spki);
+    if (rc == 0)
+        rc = key_hygiene_check(&spki);
     if (rc < 0)
         return rc;
     memcpy(terminal->sn, sn, strlen(sn) + 1);

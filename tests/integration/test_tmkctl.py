@@ -1,9 +1,11 @@
 """tmkctl: what init makes, exit codes and errors, import, and the shapes of --json."""
 
+import itertools
 import json
 import os
 import resource
 import stat
+from types import SimpleNamespace
 
 import pytest
 from cryptography import x509
@@ -253,7 +255,7 @@ def test_add(either, keys):
 
 def test_list_is_whole_and_in_order(idle, keys):
     """More than a page of them."""
-    some = {f"L-{i:04}": rsa.RSAPublicNumbers(65537, odd(i)).public_key() for i in range(300)}
+    some = {f"L-{i:04}": key for i, key in enumerate(many_public_keys(keys))}
     path = idle.dir.parent / "many.csv"
     rows = [f"{sn},{base64_of(key)}\n" for sn, key in reversed(some.items())]
     path.write_text("sn,public_key\n" + "".join(rows))
@@ -261,17 +263,15 @@ def test_list_is_whole_and_in_order(idle, keys):
     assert [terminal["sn"] for terminal in idle.ctl_json("terminal", "list")] == sorted(some)
 
 
-def odd(i):
-    """A modulus nobody can do anything with, but of the right size."""
-    return (1 << 2047) + 2 * i + 1
+def many_public_keys(keys):
+    """324 of them from 18 keys: each one's p with each one's q."""
+    numbers = [keys(i).private_numbers() for i in range(18)]
+    for p, q in itertools.product([n.p for n in numbers], [n.q for n in numbers]):
+        yield rsa.RSAPublicNumbers(65537, p * q).public_key()
 
 
 def base64_of(public_key):
-    class Holder:
-        def public_key(self):
-            return public_key
-
-    return harness.public_key_base64(Holder())
+    return harness.public_key_base64(SimpleNamespace(public_key=lambda: public_key))
 
 
 # --- import
@@ -300,6 +300,11 @@ def weak_key():
     return rsa.generate_private_key(65537, 1024)
 
 
+def damaged_key():
+    """3 divides its modulus."""
+    return rsa.RSAPublicNumbers(65537, (1 << 2047) + 1).public_key()
+
+
 BAD_ROWS = {
     "one field": "S-9\n",
     "three fields": "S-9,AAAA,x\n",
@@ -309,6 +314,7 @@ BAD_ROWS = {
     "not base64": "S-9,????\n",
     "not a key": "S-9,AAAA\n",
     "key too small": lambda: f"S-9,{harness.public_key_base64(weak_key())}\n",
+    "key with a small factor": lambda: f"S-9,{base64_of(damaged_key())}\n",
     "not RSA": lambda: f"S-9,{harness.public_key_base64(ec.generate_private_key(ec.SECP256R1()))}\n",
     "an empty line": "\n",
     "too long a line": "S-9," + "A" * 5000 + "\n",
