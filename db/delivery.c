@@ -8,19 +8,21 @@ static const char count_delivery[] =
     "INSERT INTO delivery (sn, version, delivered_at, delivered_count, confirmed_at)"
     " SELECT t.sn, k.version, ?4, 1, 0 FROM terminal t JOIN tmk k ON k.sn = t.sn"
     " WHERE t.sn = ?1 AND t.row_version = ?2 AND t.state = 1 AND k.version = ?3"
+    " AND k.kcv = ?6"
     " ON CONFLICT (sn, version) DO UPDATE"
     " SET delivered_at = excluded.delivered_at, delivered_count = delivered_count + 1"
     " WHERE confirmed_at = 0 OR ?5";
 
 int registry_delivered(struct registry *registry, const char *sn, int64_t row_version,
-                       uint32_t tmk_version, int64_t now, int again)
+                       const struct tmk_info *tmk, int64_t now, int again)
 {
     sqlite3_stmt *row = NULL;
     int changed = 0;
     int rc = change_begin(registry, QUERY_DELIVERED, count_delivery, &row);
-    if (rc == 0 && (bind_text(row, 1, sn) || sqlite3_bind_int64(row, 2, row_version) ||
-                    sqlite3_bind_int64(row, 3, tmk_version) || sqlite3_bind_int64(row, 4, now) ||
-                    sqlite3_bind_int(row, 5, again != 0)))
+    if (rc == 0 &&
+        (bind_text(row, 1, sn) || sqlite3_bind_int64(row, 2, row_version) ||
+         sqlite3_bind_int64(row, 3, tmk->version) || sqlite3_bind_int64(row, 4, now) ||
+         sqlite3_bind_int(row, 5, again != 0) || bind_blob(row, 6, tmk->kcv, tmk->kcv_len)))
         rc = sqlite_fail(registry->db, registry->path, "count a delivery");
     if (rc == 0)
         rc = change_finish(registry, row, &changed);
@@ -29,25 +31,28 @@ int registry_delivered(struct registry *registry, const char *sn, int64_t row_ve
         rc = fail(FAIL_REFUSED,
                   "TMK %u of terminal %s is confirmed already, or the terminal was changed "
                   "meanwhile",
-                  tmk_version, sn);
+                  tmk->version, sn);
     return rc;
 }
 
-int registry_confirmed(struct registry *registry, const char *sn, uint32_t tmk_version, int64_t now)
+int registry_confirmed(struct registry *registry, const char *sn, const struct tmk_info *tmk,
+                       int64_t now)
 {
     sqlite3_stmt *row = NULL;
     int changed = 0;
     int rc =
         change_begin(registry, QUERY_CONFIRMED,
-                     "UPDATE delivery SET confirmed_at = ?3 WHERE sn = ?1 AND version = ?2", &row);
-    if (rc == 0 && (bind_text(row, 1, sn) || sqlite3_bind_int64(row, 2, tmk_version) ||
-                    sqlite3_bind_int64(row, 3, now)))
+                     "UPDATE delivery SET confirmed_at = ?3 WHERE sn = ?1 AND version = ?2"
+                     " AND EXISTS (SELECT 1 FROM tmk WHERE sn = ?1 AND version = ?2 AND kcv = ?4)",
+                     &row);
+    if (rc == 0 && (bind_text(row, 1, sn) || sqlite3_bind_int64(row, 2, tmk->version) ||
+                    sqlite3_bind_int64(row, 3, now) || bind_blob(row, 4, tmk->kcv, tmk->kcv_len)))
         rc = sqlite_fail(registry->db, registry->path, "record a confirmation");
     if (rc == 0)
         rc = change_finish(registry, row, &changed);
     statement_end(registry, row);
     if (rc == 0 && !changed)
-        rc = fail(FAIL_NOT_FOUND, "TMK %u of terminal %s was never delivered", tmk_version, sn);
+        rc = fail(FAIL_NOT_FOUND, "TMK %u of terminal %s was never delivered", tmk->version, sn);
     return rc;
 }
 

@@ -138,12 +138,14 @@ int registry_retire(struct registry *registry, const char *sn, uint32_t below);
 int registry_remove(struct registry *registry, const char *sn);
 
 /* The TMK was delivered (patent S309): counts it, if the terminal row is still of row_version and
- * enabled, and the TMK is not confirmed, or `again` allows that; FAIL_REFUSED otherwise. */
+ * enabled, and the TMK is there and not confirmed, or `again` allows that; FAIL_REFUSED otherwise.
+ * Versions begin anew when an SN is removed and added again, so here and below a TMK is one of that
+ * version with that KCV. */
 int registry_delivered(struct registry *registry, const char *sn, int64_t row_version,
-                       uint32_t tmk_version, int64_t now, int again);
+                       const struct tmk_info *tmk, int64_t now, int again);
 
 /* The terminal proved that it holds the TMK. FAIL_NOT_FOUND when it was never delivered. */
-int registry_confirmed(struct registry *registry, const char *sn, uint32_t tmk_version,
+int registry_confirmed(struct registry *registry, const char *sn, const struct tmk_info *tmk,
                        int64_t now);
 
 /* The newest TMK may be delivered again until it is confirmed again. FAIL_NOT_FOUND when there is

@@ -28,7 +28,7 @@ struct handshake {
     struct source source;
     char reason[REASON_MAX];
     int64_t row_version;
-    uint32_t tmk_version;
+    struct tmk_info tmk;
     size_t c2_len;
     uint8_t c2[RSA_BLOCK_MAX];
     size_t mac_len;
@@ -195,7 +195,7 @@ static void start_record(struct handshakes *handshakes, struct handshake *handsh
         .kind = kind,
         .source = handshake->source,
         .row_version = handshake->row_version,
-        .tmk_version = handshake->tmk_version,
+        .tmk = handshake->tmk,
     };
     memcpy(record.sn, handshake->sn, sizeof(record.sn));
     memcpy(record.reason, handshake->reason, sizeof(record.reason));
@@ -299,7 +299,7 @@ void handshakes_prepared(struct handshakes *handshakes, struct ticket ticket, in
     }
     memcpy(handshake->reason, offer->reason, sizeof(handshake->reason));
     handshake->row_version = offer->row_version;
-    handshake->tmk_version = offer->tmk.version;
+    handshake->tmk = offer->tmk;
     handshake->c2_len = offer->c2_len;
     memcpy(handshake->c2, offer->c2, sizeof(handshake->c2));
     handshake->mac_len = offer->mac_len;
@@ -312,7 +312,7 @@ void handshakes_prepared(struct handshakes *handshakes, struct ticket ticket, in
 
 static void finish(struct handshakes *handshakes, struct handshake *handshake)
 {
-    struct message message = {.type = MESSAGE_DONE, .done = {.version = handshake->tmk_version}};
+    struct message message = {.type = MESSAGE_DONE, .done = {.version = handshake->tmk.version}};
     uint64_t number = handshake->number;
     forget(handshakes, handshake);
     answer_message(handshakes, number, &message);

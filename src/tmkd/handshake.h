@@ -44,7 +44,7 @@ struct record {
     char sn[SN_MAX + 1];
     struct source source;
     int64_t row_version;
-    uint32_t tmk_version;
+    struct tmk_info tmk;
     char reason[REASON_MAX]; /* RECORD_REFUSED */
 };
 

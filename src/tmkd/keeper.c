@@ -255,7 +255,7 @@ static int work_record(struct job *job, struct station *station)
     int rc = record_write(record, station->registry, time(NULL), station->vault->redeliver_always,
                           &job_record->refused);
     if (rc == 0 && record->kind == RECORD_CONFIRMED)
-        rc = retired_collect(station, record->sn, record->tmk_version, &job_record->retired);
+        rc = retired_collect(station, record->sn, record->tmk.version, &job_record->retired);
     return rc;
 }
 

@@ -225,7 +225,10 @@ static int remove_terminal(struct operation *operation, struct station *station)
 
 static int destroy_retired(struct operation *operation, struct station *station)
 {
-    return retired_destroy(&operation->retired, station);
+    int rc = retired_destroy(&operation->retired, station);
+    return rc < 0 ? fail_in(rc, "terminal %s is removed, but not all its TMKs are destroyed",
+                            operation->retired.sn)
+                  : 0;
 }
 
 static int prepare_rotation(struct operation *operation, struct station *station)
@@ -353,34 +356,57 @@ static int work_clear(struct job *job, struct station *station)
     return operation->kind->clear(operation, station);
 }
 
-static void finish_warning(struct job *job)
+static void warn(const struct operation *operation)
 {
-    const struct operation *operation = (struct operation *)job;
-    if (job->rc < 0)
+    if (operation->job.rc < 0)
         log_warning("'%s' leaves TMKs of no use in the token: %s", operation->kind->name,
-                    job->sentence);
+                    operation->job.sentence);
+}
+
+static void undone(struct job *job)
+{
+    warn((struct operation *)job);
     finish(job);
 }
 
-/* What was made for nothing, or is no longer wanted, goes once it is known whether the change is
- * durable. The one who asked does not wait for it. */
+static void cleared(struct job *job)
+{
+    struct operation *operation = (struct operation *)job;
+    warn(operation);
+    give_answer(operation);
+    finish(job);
+}
+
+static void go_on(struct operation *operation, int (*work)(struct job *, struct station *),
+                  void (*done)(struct job *))
+{
+    struct job *job = &operation->job;
+    job->work = work;
+    job->done = done;
+    int rc = crew_submit(operation->crew, job);
+    if (rc == 0)
+        return;
+    job->rc = rc;
+    snprintf(job->sentence, sizeof(job->sentence), "%s", fail_text());
+    done(job);
+}
+
+/* It is known whether the change is durable. What was made for nothing goes, and the one who asked
+ * does not wait for that; what is no longer wanted is destroyed before he is told so. */
 static void written(struct job *job)
 {
     struct operation *operation = (struct operation *)job;
     const struct operation_kind *kind = operation->kind;
-    give_answer(operation);
-    job->work = job->rc < 0 ? (kind->undo ? work_undo : NULL) : (kind->clear ? work_clear : NULL);
-    job->done = finish_warning;
-    if (!job->work) {
-        finish(job);
+    int rc = job->rc;
+    if (rc == 0 && kind->clear) {
+        go_on(operation, work_clear, cleared);
         return;
     }
-    int rc = crew_submit(operation->crew, job);
-    if (rc < 0) {
-        job->rc = rc;
-        snprintf(job->sentence, sizeof(job->sentence), "%s", fail_text());
-        finish_warning(job);
-    }
+    give_answer(operation);
+    if (rc < 0 && kind->undo)
+        go_on(operation, work_undo, undone);
+    else
+        finish(job);
 }
 
 static int work_write(struct job *job, struct station *station)

@@ -30,8 +30,8 @@ static int append(const struct record *record, struct registry *registry, int64_
 static int write_delivered(const struct record *record, struct registry *registry, int64_t now,
                            int again, const char *version, int *ret_refused)
 {
-    int rc = registry_delivered(registry, record->sn, record->row_version, record->tmk_version, now,
-                                again);
+    int rc =
+        registry_delivered(registry, record->sn, record->row_version, &record->tmk, now, again);
     if (rc == FAIL_REFUSED) {
         *ret_refused = 1;
         return append(record, registry, now, "refused", fail_text());
@@ -44,11 +44,11 @@ int record_write(const struct record *record, struct registry *registry, int64_t
 {
     char version[32];
     *ret_refused = record->kind == RECORD_REFUSED;
-    snprintf(version, sizeof(version), "TMK version %u", record->tmk_version);
+    snprintf(version, sizeof(version), "TMK version %u", record->tmk.version);
     if (record->kind == RECORD_REFUSED)
         return append(record, registry, now, "refused", record->reason);
     if (record->kind == RECORD_DELIVERED)
         return write_delivered(record, registry, now, again, version, ret_refused);
-    int rc = registry_confirmed(registry, record->sn, record->tmk_version, now);
+    int rc = registry_confirmed(registry, record->sn, &record->tmk, now);
     return rc < 0 ? rc : append(record, registry, now, "confirmed", version);
 }

@@ -255,6 +255,16 @@ def test_removed(house, keys):
     assert server.download(pos.Terminal("L-0", keys(1), server.root)).tmk
 
 
+def test_removed_means_destroyed(house, keys):
+    """When tmkctl says so there is no version of the TMK in the token."""
+    server = house.server
+    number = objects(server)
+    server.download(server.enrol(SN, keys(0)))
+    house.rotate()
+    house.remove()
+    assert objects(server) == number
+
+
 def test_removed_and_imported_again(house, keys):
     """The SN and the key are free again, for each other or not; the TMK is another."""
     server = house.server
@@ -275,6 +285,32 @@ def test_removed_during_a_handshake(server, keys):
     with begun(server, terminal):
         server.ctl_ok("terminal", "remove", SN)
     assert not server.audit(event="delivered", sn=SN)
+
+
+def test_replaced_during_a_handshake(server, keys):
+    """The terminal that was there under the SN gets nothing in the name of the one that is."""
+    old = server.enrol(SN, keys(0))
+    with begun(server, old):
+        server.ctl_ok("terminal", "remove", SN)
+        new = server.enrol(SN, keys(1))
+    assert server.tmk_status(SN) == "ready"
+    server.download(new)
+    assert new.kcv == server.show(SN)["tmk"]["kcv"]
+
+
+def test_replaced_between_delivery_and_confirmation(server, keys):
+    """A confirmation by the TMK that is gone is not one of the TMK that is there."""
+    old = server.enrol(SN, keys(0))
+    with wire.Link.connect(server.address) as link:
+        until_delivery(link, old)
+        server.ctl_ok("terminal", "remove", SN)
+        new = server.enrol(SN, keys(1))
+        with wire.Link.connect(server.address) as another:
+            until_delivery(another, new)
+        link.send(old.confirm())
+        assert wire.decode(link.receive())[0] == "failure"
+    assert server.tmk_status(SN) == "delivered"
+    assert server.download(new).kcv == server.show(SN)["tmk"]["kcv"]
 
 
 # --- refused, recorded, said

@@ -91,6 +91,15 @@ static struct terminal make_terminal(const char *sn, uint8_t key)
     return terminal;
 }
 
+/* The TMK of make_terminal(), and those that follow it. */
+static struct tmk_info tmk_of(uint32_t version)
+{
+    struct tmk_info tmk = make_terminal("SN1", 1).tmk;
+    tmk.version = version;
+    tmk.kcv[0] = (uint8_t)version;
+    return tmk;
+}
+
 static void add(struct registry *registry, const struct terminal *terminal)
 {
     assert_int_equal(registry_begin(registry), 0);
@@ -617,7 +626,7 @@ static void test_impossible_values_are_a_broken_seal(void **state)
     struct terminal terminal = make_terminal("SN1", 1), found;
     add(room->registry, &terminal);
     assert_int_equal(registry_begin(room->registry), 0);
-    assert_int_equal(registry_delivered(room->registry, "SN1", 1, 1, 1700000001, 0), 0);
+    assert_int_equal(registry_delivered(room->registry, "SN1", 1, &terminal.tmk, 1700000001, 0), 0);
     assert_int_equal(registry_commit(room->registry), 0);
     edit(room, "CREATE TABLE aside.t AS SELECT * FROM terminal;"
                "CREATE TABLE aside.k AS SELECT * FROM tmk;"
@@ -706,8 +715,9 @@ static void test_nothing_changes_outside_a_transaction(void **state)
     assert_int_equal(count_terminals(room->registry), 0);
     add(room->registry, &terminal);
     assert_int_equal(registry_update(room->registry, &terminal), FAIL_REGISTRY);
-    assert_int_equal(registry_delivered(room->registry, "SN1", 1, 1, 1, 0), FAIL_REGISTRY);
-    assert_int_equal(registry_confirmed(room->registry, "SN1", 1, 1), FAIL_REGISTRY);
+    assert_int_equal(registry_delivered(room->registry, "SN1", 1, &terminal.tmk, 1, 0),
+                     FAIL_REGISTRY);
+    assert_int_equal(registry_confirmed(room->registry, "SN1", &terminal.tmk, 1), FAIL_REGISTRY);
     assert_int_equal(registry_reopen(room->registry, "SN1"), FAIL_REGISTRY);
     terminal.row_version = terminal.tmk.version = 2;
     assert_int_equal(registry_rotate(room->registry, &terminal), FAIL_REGISTRY);
@@ -778,7 +788,8 @@ static int deliver(struct registry *registry, int64_t row_version, uint32_t vers
                    int again)
 {
     assert_int_equal(registry_begin(registry), 0);
-    int rc = registry_delivered(registry, "SN1", row_version, version, now, again);
+    struct tmk_info tmk = tmk_of(version);
+    int rc = registry_delivered(registry, "SN1", row_version, &tmk, now, again);
     assert_int_equal(registry_commit(registry), 0);
     return rc;
 }
@@ -786,7 +797,8 @@ static int deliver(struct registry *registry, int64_t row_version, uint32_t vers
 static int confirm(struct registry *registry, uint32_t version, int64_t now)
 {
     assert_int_equal(registry_begin(registry), 0);
-    int rc = registry_confirmed(registry, "SN1", version, now);
+    struct tmk_info tmk = tmk_of(version);
+    int rc = registry_confirmed(registry, "SN1", &tmk, now);
     assert_int_equal(registry_commit(registry), 0);
     return rc;
 }
@@ -877,6 +889,21 @@ static void test_not_delivered_when_changed_meanwhile(void **state)
     assert_int_equal(deliver(registry, 1, 1, 100, 1), FAIL_REFUSED);
     assert_int_equal(deliver(registry, 2, 1, 100, 1), FAIL_REFUSED); /* disabled */
     assert_delivery(registry, DELIVERY_READY, 0, 0, 0);
+}
+
+/* The SN was removed and added again meanwhile: of that version, but another TMK. */
+static void test_another_tmk_of_that_version(void **state)
+{
+    struct registry *registry = ((struct room *)*state)->registry;
+    struct terminal terminal = make_terminal("SN1", 1);
+    terminal.tmk.kcv[4] ^= 1;
+    add(registry, &terminal);
+    assert_int_equal(deliver(registry, 1, 1, 100, 0), FAIL_REFUSED);
+    assert_int_equal(registry_begin(registry), 0);
+    assert_int_equal(registry_delivered(registry, "SN1", 1, &terminal.tmk, 101, 0), 0);
+    assert_int_equal(registry_commit(registry), 0);
+    assert_int_equal(confirm(registry, 1, 102), FAIL_NOT_FOUND);
+    assert_delivery(registry, DELIVERY_DELIVERED, 101, 1, 0);
 }
 
 /* --- the bytes of a seal --- */
@@ -1320,9 +1347,8 @@ static struct terminal add_rotated(struct registry *registry, const char *sn, ui
     assert_int_equal(registry_add(registry, &terminal), 0);
     while (terminal.tmk.version < version) {
         assert_int_equal(
-            registry_delivered(registry, sn, terminal.row_version, terminal.tmk.version, 100, 0),
-            0);
-        assert_int_equal(registry_confirmed(registry, sn, terminal.tmk.version, 101), 0);
+            registry_delivered(registry, sn, terminal.row_version, &terminal.tmk, 100, 0), 0);
+        assert_int_equal(registry_confirmed(registry, sn, &terminal.tmk, 101), 0);
         make_next(&terminal);
         assert_int_equal(registry_rotate(registry, &terminal), 0);
     }
@@ -1923,6 +1949,7 @@ int main(void)
         IN_ROOM(test_delivered_after_reopen),
         IN_ROOM(test_reopen_wants_a_tmk),
         IN_ROOM(test_not_delivered_when_changed_meanwhile),
+        IN_ROOM(test_another_tmk_of_that_version),
         cmocka_unit_test(test_seal_input_is_as_documented),
         cmocka_unit_test(test_seal_input_covers_what_decides),
         cmocka_unit_test(test_seal_input_leaves_out_what_happened),

@@ -275,7 +275,7 @@ static void test_record_tells_whom(void **state)
     for (size_t i = 0; i < 2; i++) {
         assert_string_equal(bench->record[i].sn, sn);
         assert_int_equal(bench->record[i].row_version, 5);
-        assert_int_equal(bench->record[i].tmk_version, 3);
+        assert_int_equal(bench->record[i].tmk.version, 3);
         assert_string_equal(bench->record[i].reason, "");
         assert_int_equal(bench->record[i].source.family, source.family);
         assert_memory_equal(bench->record[i].source.address, source.address, 16);

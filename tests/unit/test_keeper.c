@@ -772,8 +772,10 @@ static void set_state(struct place *place, const char *sn, enum terminal_state w
 static void set_confirmed(struct place *place, const char *sn)
 {
     assert_ok(registry_begin(place->registry));
-    assert_ok(registry_delivered(place->registry, sn, find(place, sn).row_version, 1, 1000, 0));
-    assert_ok(registry_confirmed(place->registry, sn, 1, 1001));
+    struct terminal terminal = find(place, sn);
+    assert_ok(
+        registry_delivered(place->registry, sn, terminal.row_version, &terminal.tmk, 1000, 0));
+    assert_ok(registry_confirmed(place->registry, sn, &terminal.tmk, 1001));
     assert_ok(registry_commit(place->registry));
 }
 
@@ -1023,8 +1025,7 @@ static void test_rotation_to_another_type(void **state)
     assert_int_equal(find(place, "SN-1").tmk.type, TMK_AES256);
     assert_int_equal(lifecycle_prepare_rotation(&station, "SN-1", "rot13", &issuance),
                      FAIL_NOT_FOUND);
-    assert_int_equal(lifecycle_prepare_rotation(&station, "NOBODY", "", &issuance),
-                     FAIL_NOT_FOUND);
+    assert_int_equal(lifecycle_prepare_rotation(&station, "NOBODY", "", &issuance), FAIL_NOT_FOUND);
     struct offer offer = prepare(place, "SN-1");
     assert_offer_opens(place, "SN-1", tkp[0], &offer);
 }
@@ -1613,8 +1614,16 @@ static const struct source v4 = {.family = 4, .address = {192, 0, 2, 7}, .port =
 
 static struct record make_record(enum record_kind kind)
 {
-    struct record record = {.kind = kind, .source = v4, .row_version = 1, .tmk_version = 1};
+    struct record record = {.kind = kind, .source = v4, .row_version = 1, .tmk.version = 1};
     strcpy(record.sn, "SN-1");
+    return record;
+}
+
+/* Of the TMK that there is now. */
+static struct record make_record_of(struct place *place, enum record_kind kind)
+{
+    struct record record = make_record(kind);
+    record.tmk = find(place, "SN-1").tmk;
     return record;
 }
 
@@ -1649,8 +1658,8 @@ static void test_records_of_a_download(void **state)
 {
     struct place *place = *state;
     import_one(place, "SN-1", tkp[0], "aes128");
-    struct record delivered = make_record(RECORD_DELIVERED);
-    struct record confirmed = make_record(RECORD_CONFIRMED);
+    struct record delivered = make_record_of(place, RECORD_DELIVERED);
+    struct record confirmed = make_record_of(place, RECORD_CONFIRMED);
     assert_record(place, &delivered, 0, 0, "delivered");
     assert_int_equal(find(place, "SN-1").status, DELIVERY_DELIVERED);
     assert_record(place, &delivered, 0, 0, "delivered");
@@ -1669,15 +1678,15 @@ static void test_record_after_a_change(void **state)
 {
     struct place *place = *state;
     import_one(place, "SN-1", tkp[0], "aes128");
-    struct record delivered = make_record(RECORD_DELIVERED);
+    struct record delivered = make_record_of(place, RECORD_DELIVERED);
     set_state(place, "SN-1", TERMINAL_DISABLED);
     assert_record(place, &delivered, 0, 1, "refused");
     set_state(place, "SN-1", TERMINAL_ENABLED);
     assert_record(place, &delivered, 1, 1, "refused"); /* enabled, but another row version */
     delivered.row_version = 3;
-    delivered.tmk_version = 2;
+    delivered.tmk.version = 2;
     assert_record(place, &delivered, 0, 1, "refused");
-    delivered.tmk_version = 1;
+    delivered.tmk.version = 1;
     assert_record(place, &delivered, 0, 0, "delivered");
     assert_int_equal(find(place, "SN-1").delivered_count, 1);
 }
@@ -1696,7 +1705,7 @@ static void test_confirm_without_delivery(void **state)
     struct place *place = *state;
     int got_refused;
     import_one(place, "SN-1", tkp[0], "aes128");
-    struct record confirmed = make_record(RECORD_CONFIRMED);
+    struct record confirmed = make_record_of(place, RECORD_CONFIRMED);
     assert_int_equal(write_record(place, &confirmed, 0, &got_refused), FAIL_NOT_FOUND);
     assert_int_equal(find(place, "SN-1").status, DELIVERY_READY);
 }
