@@ -908,8 +908,8 @@ static void test_edits_of_the_registry(void **state)
         "UPDATE terminal SET state = 1 WHERE sn = 'SN-1'", /* it was disabled */
         "UPDATE terminal SET state = 1, row_version = 1 WHERE sn = 'SN-1'",
         "UPDATE terminal SET batch = 'B2', state = 1 WHERE sn = 'SN-1'",
-        "UPDATE terminal SET seal = (SELECT seal FROM terminal WHERE sn = 'SN-2')"
-        " WHERE sn = 'SN-1'",
+        ("UPDATE terminal SET seal = (SELECT seal FROM terminal WHERE sn = 'SN-2')"
+         " WHERE sn = 'SN-1'"),
         "UPDATE tmk SET kcv = x'0102030405' WHERE sn = 'SN-1'",
         "UPDATE tmk SET version = 2 WHERE sn = 'SN-1'",
         "DELETE FROM tmk WHERE sn = 'SN-1'",
