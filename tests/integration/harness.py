@@ -160,17 +160,23 @@ class Server:
 
     def children(self):
         """{"keeper": pid, "listener": pid} by what the processes call themselves."""
-        listing = subprocess.run(
-            ["ps", "-o", "pid=,args=", "--ppid", str(self.process.pid)],
-            capture_output=True, text=True, check=False,
-        ).stdout  # fmt: skip
         found = {}
-        for line in listing.splitlines():
-            pid, arguments = line.split(None, 1)
-            for role in ("keeper", "listener"):
-                if role in arguments:
-                    found[role] = int(pid)
+        for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):
+            role = self._role_of(pid)
+            if role:
+                found[role] = pid
         return found
+
+    def _role_of(self, pid):
+        """keeper or listener, when that process is a child of tmkd; else None."""
+        try:
+            parent = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]
+            arguments = pathlib.Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        except (FileNotFoundError, ProcessLookupError):
+            return None  # it has ended meanwhile
+        if int(parent) != self.process.pid:
+            return None
+        return next((r for r in ("keeper", "listener") if r.encode() in arguments), None)
 
     # --- tmkctl
 
