@@ -3,7 +3,8 @@
 #include "common/fail.h"
 #include "db/statement.h"
 
-/* One statement looks at the policy and counts, so that no change can come between. */
+/* One statement looks whether it may be delivered and counts, so that no change can come between.
+ */
 static const char count_delivery[] =
     "INSERT INTO delivery (sn, version, delivered_at, delivered_count, confirmed_at)"
     " SELECT t.sn, k.version, ?4, 1, 0 FROM terminal t JOIN tmk k ON k.sn = t.sn"

@@ -59,9 +59,8 @@ static int module_confirm(void *context, const uint8_t *input, size_t input_len,
         return fail(FAIL_REFUSED, "the input of confirm.mac has %d bytes, not %zu",
                     CONFIRM_INPUT_LEN, input_len);
     int rc = pkcs11_tmk_find(context, &tmk);
-    return rc == 0
-               ? tmk_mac(context, tmk.info.type, tmk.key, input, input_len, ret_mac, ret_len)
-               : rc;
+    return rc == 0 ? tmk_mac(context, tmk.info.type, tmk.key, input, input_len, ret_mac, ret_len)
+                   : rc;
 }
 
 static int sweep_older(struct token_session *session)

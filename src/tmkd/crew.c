@@ -18,7 +18,7 @@
 
 enum { KEEPER_GIVES_UP = 3 };
 
-/* Jobs on their way to threads. utlist's head->prev is not used: struct job is singly linked. */
+/* Jobs on their way to threads, the oldest first. */
 struct queue {
     pthread_mutex_t lock;
     pthread_cond_t filled;

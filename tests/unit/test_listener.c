@@ -465,7 +465,7 @@ static void turns_away_with_busy(void **state)
 struct line_room {
     struct event_base *base;
     struct keeper_line *line;
-    int why; /* of the last loss */
+    int why;    /* of the last loss */
     int keeper; /* the other end */
     int answers, lost;
 };
