@@ -4,6 +4,7 @@ tmkd delivers nothing that is not recorded, and says what is wrong."""
 import contextlib
 import os
 import re
+import shutil
 import sqlite3
 
 import pytest
@@ -103,15 +104,20 @@ def test_not_started_with_a_trigger(make_server):
 def nobodys(make_server):
     """A server that is not yet started, whose files are nobody's: root may write everything."""
     server = make_server(start=False)
+    programs = server.dir.parent / "bin"  # the build may be where nobody cannot go
+    programs.mkdir()
+    for name in ("tmkd", "tmkctl"):
+        shutil.copy2(server.programs / name, programs)
     if os.geteuid() == 0:
-        for path in (server.dir.parent, server.dir, *server.dir.rglob("*")):
+        for path in (server.dir.parent, *server.dir.parent.rglob("*")):
             os.chown(path, NOBODY, NOBODY)
     return server
 
 
 def run_as_nobody(server, program, *arguments):
     user = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
-    return run_as(user if os.geteuid() == 0 else [], server.programs / program, *arguments)
+    path = server.dir.parent / "bin" / program
+    return run_as(user if os.geteuid() == 0 else [], path, *arguments)
 
 
 def assert_cannot_be_written(server):
